@@ -1,0 +1,3 @@
+//! Placeholder entry point; replaced by the crate's first module.
+
+fn main() {}
