@@ -1,0 +1,352 @@
+//! What the agent says to a VMM process, and what it answers.
+//!
+//! One `SOCK_SEQPACKET` socket pair per VMM; a packet is one message, postcard
+//! encoded, with the descriptors it speaks of attached (`SCM_RIGHTS`). The agent
+//! sends one [`Command`] at a time and waits for its [`Reply`]; an
+//! [`Event`] may come at any moment.
+//!
+//! ```text
+//!              Prepare           Boot                    Snapshot
+//!   (started) ────────► Blank ──────────► Running ─────────────────► Snapshotted
+//!                         │ Restore        ▲   │                      (then it is killed)
+//!                         ▼            Run │   │ Reset
+//!                       Restored ──────────┘   │
+//!                         ▲────────────────────┘
+//! ```
+//!
+//! `Verify` is allowed while Restored. The end of the control socket ends the
+//! VMM process in every state.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{WireError, decode, encode};
+
+/// Largest packet, in bytes.
+pub const MAX_PACKET: usize = 64 * 1024;
+
+/// Most descriptors that one packet carries.
+pub const MAX_FDS: usize = 16;
+
+/// The control socket in a VMM process, inherited.
+pub const CONTROL_FD: i32 = 3;
+/// `/dev/kvm` in a VMM process, inherited.
+pub const KVM_FD: i32 = 4;
+/// `/dev/userfaultfd` in a VMM process, inherited.
+pub const USERFAULTFD_FD: i32 = 5;
+
+/// Agent to VMM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Build everything that does not depend on a snapshot: the KVM VM, its
+    /// vCPUs, the interrupt controllers, the memory slots on a reserved range.
+    Prepare(Machine),
+    /// Load a kernel and start it. Descriptors: memory (memfd of the machine's
+    /// memory size, mapped shared), kernel (ELF), initramfs, serial output
+    /// (pipe), invocation channel (stream socket), then one per disk.
+    Boot {
+        /// The kernel's command line; the VMM adds nothing.
+        command_line: String,
+        /// How many disk descriptors follow; all are read-only.
+        disks: u8,
+    },
+    /// Pause at an instant when no device has work in flight and write the
+    /// state. Descriptor: where the state goes (an empty file). The memory is in
+    /// the memfd of `Boot`. Only the end of the process follows.
+    Snapshot,
+    /// Put a snapshot into a blank machine. Descriptors: memory (memfd, mapped
+    /// private), state file, serial output (pipe), then one per disk.
+    Restore {
+        /// How many disk descriptors follow; all are read-only.
+        disks: u8,
+    },
+    /// Let a restored or reset guest run. Descriptor: the host end of its
+    /// invocation channel (a fresh stream socket).
+    Run,
+    /// Stop the guest and put everything back to the snapshot.
+    Reset,
+    /// Compare the whole of a restored machine with its snapshot.
+    Verify,
+}
+
+/// The shape of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// [`crate::CONTROL_VERSION`] of the sender.
+    pub control_version: u16,
+    /// Guest memory, in MiB.
+    pub memory_mib: u32,
+    /// Virtual processors.
+    pub vcpus: u8,
+}
+
+/// VMM to agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmmMessage {
+    /// The answer to the command that is being waited for.
+    Reply(Reply),
+    /// Something happened to the guest.
+    Event(Event),
+}
+
+/// The answer to one command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// To `Prepare`.
+    Prepared,
+    /// To `Boot`: the vCPUs run.
+    Booted,
+    /// To `Snapshot`.
+    Snapshotted {
+        /// Size of the state file, in bytes.
+        state_len: u64,
+    },
+    /// To `Restore`. Descriptor: the userfaultfd of the ranges.
+    Restored {
+        /// The guest memory that pages are to be filled in for.
+        ranges: Vec<FaultRange>,
+    },
+    /// To `Run`.
+    Running,
+    /// To `Reset`.
+    Reset(ResetReport),
+    /// To `Verify`: what differs, at most [`MAX_DIFFERENCES`] of them. Empty
+    /// means equal.
+    Verified {
+        /// Each with its place and both values, in words.
+        differences: Vec<String>,
+    },
+    /// The command failed. Every failure but one of `Verify` ends the machine:
+    /// the agent must destroy the process.
+    Failed(Failure),
+}
+
+/// Most differences that [`Reply::Verified`] lists.
+pub const MAX_DIFFERENCES: usize = 32;
+
+/// A range of guest memory as it is mapped in the VMM process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultRange {
+    /// Where it begins in the VMM's address space.
+    pub address: u64,
+    /// Its length, in bytes.
+    pub length: u64,
+    /// Where it begins in the memory memfd, in bytes.
+    pub offset: u64,
+}
+
+/// Why a command failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What the VMM was doing.
+    pub operation: String,
+    /// The error and its sources, joined by `: `.
+    pub reason: String,
+    /// The snapshot section that is to blame, when one is.
+    pub section: Option<String>,
+}
+
+/// What a reset did and what it cost. Times are in nanoseconds of the host's
+/// monotonic clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetReport {
+    /// Pages that were copied back.
+    pub pages: u64,
+    /// Of these, pages that KVM reported.
+    pub pages_by_vcpu: u64,
+    /// Of these, pages that the VMM's devices wrote.
+    pub pages_by_devices: u64,
+    /// Stopping the vCPUs.
+    pub pause_ns: u64,
+    /// Collecting and copying pages back.
+    pub pages_ns: u64,
+    /// Device state.
+    pub devices_ns: u64,
+    /// Processor and interrupt controllers.
+    pub processor_ns: u64,
+    /// From the command's arrival to the reply's departure.
+    pub total_ns: u64,
+}
+
+/// Something that happened to the guest by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The guest will not run again.
+    Stopped(StopReason),
+}
+
+/// Why a guest stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopReason {
+    /// It asked for a reset (keyboard controller or triple fault).
+    Rebooted,
+    /// It powered off.
+    PoweredOff,
+    /// KVM or the VMM could not go on; why, in words.
+    Broken(String),
+}
+
+/// A packet could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The socket failed.
+    #[error("the control socket failed")]
+    Io(#[from] io::Error),
+    /// The other side is gone.
+    #[error("the other side of the control socket is gone")]
+    Closed,
+    /// A packet does not fit.
+    #[error(
+        "a control packet is longer than {MAX_PACKET} bytes or has more than {MAX_FDS} descriptors"
+    )]
+    TooLong,
+    /// A packet is not a message.
+    #[error(transparent)]
+    Message(#[from] WireError),
+}
+
+/// Sends one packet. On a non-blocking socket, `WouldBlock` comes back as
+/// [`ControlError::Io`].
+///
+/// # Errors
+/// When the packet is too long or the socket fails.
+pub fn send<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), ControlError> {
+    let bytes = encode("control", message)?;
+    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
+        return Err(ControlError::TooLong);
+    }
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(ControlError::TooLong);
+    }
+    let sent = rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(&bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    );
+    match sent {
+        Ok(_) => Ok(()),
+        Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Err(ControlError::Closed),
+        Err(errno) => Err(ControlError::Io(errno.into())),
+    }
+}
+
+/// Receives one packet with its descriptors (which are close-on-exec). On a
+/// non-blocking socket, `WouldBlock` comes back as [`ControlError::Io`].
+///
+/// # Errors
+/// When the socket fails or is closed, or the packet is too long or no message.
+pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<(T, Vec<OwnedFd>), ControlError> {
+    let mut bytes = vec![0; MAX_PACKET];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    );
+    let got = match got {
+        Ok(got) => got,
+        Err(rustix::io::Errno::CONNRESET) => return Err(ControlError::Closed),
+        Err(errno) => return Err(ControlError::Io(errno.into())),
+    };
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if got.bytes == 0 {
+        return Err(ControlError::Closed);
+    }
+    if got
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(ControlError::TooLong);
+    }
+    Ok((decode("control", &bytes[..got.bytes])?, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_command_arrives_with_its_descriptors() {
+        let (agent, vmm) = pair();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        send(&agent, &Command::Run, &[writer.as_fd()]).unwrap();
+        drop(writer);
+        let (command, fds) = receive::<Command>(&vmm).unwrap();
+        assert_eq!(command, Command::Run);
+        assert_eq!(fds.len(), 1);
+        rustix::io::write(&fds[0], b"here").unwrap();
+        drop(fds);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "here");
+    }
+
+    #[test]
+    fn a_closed_socket_is_told_from_a_failed_one() {
+        let (agent, vmm) = pair();
+        drop(agent);
+        assert!(matches!(
+            receive::<Command>(&vmm),
+            Err(ControlError::Closed)
+        ));
+        assert!(matches!(
+            send(&vmm, &Command::Run, &[]),
+            Err(ControlError::Closed)
+        ));
+    }
+
+    #[test]
+    fn a_packet_of_garbage_is_refused() {
+        let (agent, vmm) = pair();
+        rustix::io::write(&agent, &[0xff; 40]).unwrap();
+        assert!(matches!(
+            receive::<Command>(&vmm),
+            Err(ControlError::Message(_))
+        ));
+    }
+
+    #[test]
+    fn more_descriptors_than_allowed_are_not_sent() {
+        let (agent, _vmm) = pair();
+        let fds = [agent.as_fd(); MAX_FDS + 1];
+        assert!(matches!(
+            send(&agent, &Command::Run, &fds),
+            Err(ControlError::TooLong)
+        ));
+    }
+}
