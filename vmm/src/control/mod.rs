@@ -1,0 +1,1 @@
+//! Framed seqpacket and descriptors to supervisor commands.

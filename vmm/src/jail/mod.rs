@@ -1,0 +1,1 @@
+//! What the VMM process gives up before it runs a guest.

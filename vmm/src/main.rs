@@ -1,0 +1,3 @@
+//! Entry point of the VMM process.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Real probes of what the host offers.

@@ -1,0 +1,1 @@
+//! Putting a machine back to its snapshot.

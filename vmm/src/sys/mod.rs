@@ -1,0 +1,6 @@
+//! The kernel boundary: the only module of this crate with `unsafe` code.
+//!
+//! Everything here is a thin, safe function over one system call or one mapping;
+//! policy lives with the callers.
+
+pub mod volatile_io;
