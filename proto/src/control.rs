@@ -99,8 +99,13 @@ pub enum VmmMessage {
 /// The answer to one command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// To `Prepare`.
-    Prepared,
+    /// To `Prepare`. Descriptor: the userfaultfd of the machine's memory. The
+    /// agent gives both to its pager before it sends `Restore`, because KVM
+    /// itself reads guest memory while the state is loaded.
+    Prepared {
+        /// Where guest memory lies in the VMM process.
+        ranges: Vec<FaultRange>,
+    },
     /// To `Boot`: the vCPUs run.
     Booted,
     /// To `Snapshot`.
@@ -108,11 +113,8 @@ pub enum Reply {
         /// Size of the state file, in bytes.
         state_len: u64,
     },
-    /// To `Restore`. Descriptor: the userfaultfd of the ranges.
-    Restored {
-        /// The guest memory that pages are to be filled in for.
-        ranges: Vec<FaultRange>,
-    },
+    /// To `Restore`: the guest can `Run`.
+    Restored,
     /// To `Run`.
     Running,
     /// To `Reset`.
@@ -131,7 +133,8 @@ pub enum Reply {
 /// Most differences that [`Reply::Verified`] lists.
 pub const MAX_DIFFERENCES: usize = 32;
 
-/// A range of guest memory as it is mapped in the VMM process.
+/// A range of guest memory as it is mapped in the VMM process; page faults in it
+/// come through the userfaultfd after a `Restore`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultRange {
     /// Where it begins in the VMM's address space.
