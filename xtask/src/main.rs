@@ -1,3 +1,22 @@
-//! Placeholder entry point; replaced by the crate's first module.
+//! The developer's commands: `cargo xtask …`.
 
-fn main() {}
+mod cache;
+mod cli;
+mod cpio;
+mod host_box;
+mod packages;
+mod process;
+mod progress;
+mod shell;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The command line of the emulated machine.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::console::{PORTS, Ports};
+use super::job::share_tag;
+use super::kernel_image::KernelImage;
+
+/// How time passes in the box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// As fast as emulation goes, two processors. Times mean nothing.
+    Fast,
+    /// One instruction is one virtual nanosecond, one processor: the same work takes the
+    /// same time whatever else the host does.
+    Counted,
+}
+
+impl Clock {
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Fast => &["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max"],
+            // Without erms and fsrm, copies use plain moves: a `rep movsb` counts one
+            // nanosecond for each byte, ten times dearer than it is.
+            Self::Counted => &[
+                "-accel",
+                "tcg,thread=single",
+                "-smp",
+                "1",
+                "-icount",
+                "shift=0,sleep=off",
+                "-cpu",
+                "max,-erms,-fsrm",
+            ],
+        }
+    }
+}
+
+/// Files and sockets of one run.
+pub struct Machine<'a> {
+    /// How time passes.
+    pub clock: Clock,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// The kernel to boot.
+    pub kernel: &'a KernelImage,
+    /// The initramfs to boot.
+    pub initramfs: &'a Path,
+    /// Sockets for the ports.
+    pub ports: &'a Ports,
+    /// Where the kernel's console goes.
+    pub console_log: &'a Path,
+    /// The job's script.
+    pub job: &'a Path,
+    /// The script that mounts host directories.
+    pub mounts: &'a Path,
+    /// Writable host directories.
+    pub shares: &'a [std::path::PathBuf],
+}
+
+impl Machine<'_> {
+    /// The command that runs the machine until it is killed.
+    ///
+    /// It runs under `setpriv --pdeathsig`: when this process dies, however it dies, the
+    /// machine does too.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        command.args(self.clock.options());
+        command.args(["-M", "q35", "-m", &self.memory_mib.to_string()]);
+        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command.arg("-kernel").arg(self.kernel.vmlinuz());
+        command.arg("-initrd").arg(self.initramfs);
+        command.args([
+            "-append",
+            "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable quiet loglevel=4 \
+             random.trust_cpu=on",
+        ]);
+        command.args(["-serial", &format!("file:{}", option(self.console_log))]);
+        command.args(["-device", "virtio-serial-pci"]);
+        for (name, number) in PORTS.into_iter().zip(1..) {
+            let socket = option(&self.ports.socket(name));
+            command.args(["-chardev", &format!("socket,id={name},path={socket}")]);
+            command.args([
+                "-device",
+                &format!("virtserialport,nr={number},chardev={name},name=snapback.{name}"),
+            ]);
+        }
+        for (name, file) in [("job", self.job), ("mounts", self.mounts)] {
+            let file = option(file);
+            command.args([
+                "-fw_cfg",
+                &format!("name=opt/org.snapback/{name},file={file}"),
+            ]);
+        }
+        command.args([
+            "-virtfs",
+            "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap",
+        ]);
+        for (index, share) in self.shares.iter().enumerate() {
+            let (path, tag) = (option(share), share_tag(index));
+            command.args([
+                "-virtfs",
+                &format!("local,path={path},mount_tag={tag},security_model=none,multidevs=remap"),
+            ]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+}
+
+/// A path as the value of a QEMU option, in which a comma is written twice.
+fn option(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        assert_eq!(option(Path::new("/a,b/c")), "/a,,b/c");
+    }
+}
