@@ -1,0 +1,52 @@
+//! Anonymous memory files: guest memory at boot and a snapshot's cache.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+
+/// Makes a memfd of `len` bytes, all holes, whose length nobody can change.
+/// `name` shows up in `/proc`.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn create(name: &str, len: u64) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::ftruncate(&fd, len)?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(fd)
+}
+
+/// Opens the same memfd again, for reading only: whoever gets this descriptor
+/// can map it privately but not write to what others map. Needs `/proc`.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn read_only(memfd: impl AsFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", memfd.as_fd().as_raw_fd());
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_is_fixed() {
+        let fd = create("test", 8192).unwrap();
+        assert!(rustix::fs::ftruncate(&fd, 4096).is_err());
+        assert!(rustix::fs::ftruncate(&fd, 16384).is_err());
+        assert_eq!(rustix::io::pwrite(&fd, b"x", 4096).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_read_only_copy_cannot_be_written() {
+        let fd = create("test", 4096).unwrap();
+        let reader = read_only(&fd).unwrap();
+        rustix::io::pwrite(&fd, b"seen", 0).unwrap();
+        let mut bytes = [0; 4];
+        rustix::io::pread(&reader, &mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"seen");
+        assert!(rustix::io::pwrite(&reader, b"no", 0).is_err());
+    }
+}
