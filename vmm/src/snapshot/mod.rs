@@ -1,1 +1,35 @@
-//! The snapshot format.
+//! The snapshot format: a directory whose every byte is untrusted input.
+//!
+//! ```text
+//!  snapshot.json   what it is: ids, versions, machine, processor, hashes   manifest
+//!  state           header, typed sections with a hash each, end           writer, reader
+//!  memory          sparse; a hash per 2 MiB                               memory
+//! ```
+//!
+//! * [`StateWriter`] and [`StateReader`] carry sections; what a section holds is an
+//!   explicit, versioned struct of the part it belongs to (processor, devices, …).
+//! * [`manifest`] and [`memory`] are for the agent, which creates, imports and
+//!   verifies snapshots. A VMM process only ever sees descriptors: nothing here
+//!   opens a path.
+//!
+//! `docs/snapshot-format.md` describes the bytes; [`format`](self::format) pins
+//! the numbers.
+
+mod blob;
+mod digest;
+mod error;
+pub mod format;
+pub mod manifest;
+pub mod memory;
+mod reader;
+mod writer;
+
+pub use blob::Blob;
+pub use digest::{Digest, InvalidDigest};
+pub use error::{HeaderFault, ReadError, SectionFault, WriteError};
+pub use format::{Architecture, SectionKind};
+pub use reader::StateReader;
+pub use writer::{StateWriter, Written};
+
+#[cfg(test)]
+mod tests;
