@@ -97,19 +97,52 @@ impl Cache {
         Ok(place)
     }
 
-    /// What `name` was last resolved to (a package version, say), if anything.
+    /// Whether the entry `kind`/`key` is there.
+    pub fn has(&self, kind: &str, key: &Key) -> bool {
+        self.root.join(kind).join(key.hex()).is_dir()
+    }
+
+    /// What `name` stands for at present (a package version, say): what it was resolved to
+    /// before, as long as `still_good` says so, else what `find` finds.
     ///
-    /// A resolution stays until it is refreshed, so that an update of the package
-    /// archive does not rebuild kernels and images behind the developer's back.
-    pub fn pinned(&self, name: &str) -> Option<String> {
+    /// A resolution is kept so that an update of the package archive does not rebuild
+    /// kernels and images behind the developer's back, and so that a second run needs no
+    /// archive at all.
+    pub fn resolve(
+        &self,
+        name: &str,
+        still_good: impl FnOnce(&str) -> bool,
+        find: impl FnOnce() -> Result<String>,
+    ) -> Result<String> {
+        if let Some(pinned) = self.pinned(name)
+            && still_good(&pinned)
+        {
+            return Ok(pinned);
+        }
+        let found = find()?;
+        self.pin(name, &found)?;
+        Ok(found)
+    }
+
+    /// Forgets every resolution: the next run takes the newest packages there are.
+    pub fn forget_resolutions(&self) -> Result<()> {
+        let pins = self.root.join("pins");
+        match fs::remove_dir_all(&pins) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", pins.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn pinned(&self, name: &str) -> Option<String> {
         fs::read_to_string(self.pin_path(name))
             .ok()
             .map(|text| text.trim().to_owned())
             .filter(|text| !text.is_empty())
     }
 
-    /// Remembers what `name` was resolved to.
-    pub fn pin(&self, name: &str, value: &str) -> Result<()> {
+    fn pin(&self, name: &str, value: &str) -> Result<()> {
         let path = self.pin_path(name);
         let scratch = self.scratch()?;
         let temporary = scratch.path().join("pin");
@@ -119,17 +152,6 @@ impl Cache {
             fs::rename(&temporary, &path)
         };
         write().with_context(|| format!("cannot write {}", path.display()))
-    }
-
-    /// Forgets every resolution: the next run takes the newest packages there are.
-    pub fn forget_pins(&self) -> Result<()> {
-        let pins = self.root.join("pins");
-        match fs::remove_dir_all(&pins) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", pins.display()))
-            }
-            _ => Ok(()),
-        }
     }
 
     fn pin_path(&self, name: &str) -> PathBuf {
@@ -233,14 +255,20 @@ mod tests {
     }
 
     #[test]
-    fn pins_are_remembered_until_forgotten() {
+    fn resolutions_are_kept_while_good_and_until_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path()).unwrap();
-        assert_eq!(cache.pinned("kernel"), None);
-        cache.pin("kernel", "6.12.1\n").unwrap();
-        assert_eq!(cache.pinned("kernel").as_deref(), Some("6.12.1"));
-        cache.forget_pins().unwrap();
-        cache.forget_pins().unwrap();
-        assert_eq!(cache.pinned("kernel"), None);
+        let resolve = |good: bool, found: &str| {
+            cache
+                .resolve("kernel", |_| good, || Ok(found.to_owned()))
+                .unwrap()
+        };
+        assert_eq!(resolve(true, "1"), "1");
+        assert_eq!(resolve(true, "2"), "1");
+        assert_eq!(resolve(false, "3"), "3");
+        assert_eq!(resolve(true, "4"), "3");
+        cache.forget_resolutions().unwrap();
+        cache.forget_resolutions().unwrap();
+        assert_eq!(resolve(true, "5"), "5");
     }
 }

@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cache::Cache;
 use crate::host_box::{self, Clock, Job, Settings, Stream};
+use crate::kernel;
 use crate::packages;
+use crate::rootfs;
 
 /// The developer's commands of Snapback.
 #[derive(Parser)]
@@ -23,6 +25,13 @@ struct Cli {
 enum Command {
     /// Run a command on an emulated bare-metal host with a real /dev/kvm.
     Box(BoxArgs),
+    /// Build the guest's kernel and say where it is.
+    Kernel,
+    /// Make a function's root file system image and say where it is.
+    Rootfs {
+        /// The recipe: `rootfs/NAME.toml`.
+        name: String,
+    },
 }
 
 #[derive(Args)]
@@ -49,6 +58,8 @@ struct BoxArgs {
 pub fn run() -> Result<u8> {
     match Cli::parse().command {
         Command::Box(args) => run_box(args),
+        Command::Kernel => made(|cache| kernel::make(cache)),
+        Command::Rootfs { name } => made(|cache| rootfs::make(cache, &name)),
     }
 }
 
@@ -72,6 +83,13 @@ fn run_box(args: BoxArgs) -> Result<u8> {
         eprintln!("error: {trouble}");
     }
     Ok(outcome.code())
+}
+
+/// Makes one thing and prints its path.
+fn made(make: impl FnOnce(&Cache) -> Result<PathBuf>) -> Result<u8> {
+    packages::ensure()?;
+    println!("{}", make(&Cache::open()?)?.display());
+    Ok(0)
 }
 
 /// Copies a job's output to this process's.

@@ -4,10 +4,13 @@ mod cache;
 mod cli;
 mod cpio;
 mod host_box;
+mod kernel;
 mod packages;
 mod process;
 mod progress;
+mod rootfs;
 mod shell;
+mod workspace;
 
 use std::process::ExitCode;
 

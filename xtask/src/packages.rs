@@ -2,7 +2,7 @@
 //! is unpacked into the cache without being installed.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -140,6 +140,47 @@ pub fn candidate(package: &str) -> Result<String> {
     })
 }
 
+/// `packages` and all they depend on, except `without`, each as
+/// `name=version`, sorted.
+pub fn closure(packages: &[String], without: &[String]) -> Result<Vec<String>> {
+    let simulate = || {
+        process::capture(
+            Command::new("apt-get")
+                .args(["install", "--simulate", "--no-install-recommends"])
+                // As if nothing was installed: the host's packages must not matter.
+                .args(["-o", "Dir::State::status=/dev/null"])
+                .args(packages)
+                .env("LC_ALL", "C"),
+        )
+    };
+    let plan = match simulate() {
+        Ok(plan) => plan,
+        Err(_) => {
+            refresh_or_explain()?;
+            simulate()?
+        }
+    };
+    let mut closure = parse_plan(&plan);
+    closure.retain(|(name, _)| !without.contains(name));
+    closure.sort();
+    Ok(closure
+        .into_iter()
+        .map(|(name, version)| format!("{name}={version}"))
+        .collect())
+}
+
+/// The names and versions in the output of `apt-get install --simulate`.
+fn parse_plan(plan: &str) -> Vec<(String, String)> {
+    plan.lines()
+        .filter_map(|line| line.strip_prefix("Inst "))
+        .filter_map(|rest| {
+            let (name, rest) = rest.split_once(' ')?;
+            let version = rest.strip_prefix('(')?.split_whitespace().next()?;
+            Some((name.to_owned(), version.to_owned()))
+        })
+        .collect()
+}
+
 /// Downloads `packages` (each `name` or `name=version`) into `dir` and returns the
 /// archives' paths.
 pub fn download(packages: &[String], dir: &Path) -> Result<Vec<PathBuf>> {
@@ -172,9 +213,28 @@ pub fn download(packages: &[String], dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(archives)
 }
 
-/// Unpacks a package's files below `dir`; runs none of its scripts.
+/// Unpacks a package's files below `dir`; runs none of its scripts. Where `dir` has a link to
+/// a directory (such as `/lib` to `usr/lib`), the link stays.
 pub fn unpack(archive: &Path, dir: &Path) -> Result<()> {
-    process::quiet(Command::new("dpkg").arg("-x").arg(archive).arg(dir))
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let failed = || format!("cannot unpack {} into {}", archive.display(), dir.display());
+    let mut reader = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(archive)
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(failed)?;
+    let mut tar = Command::new("tar");
+    tar.args(["-x", "--keep-directory-symlink", "-C"]).arg(dir);
+    if let Some(stdout) = reader.stdout.take() {
+        tar.stdin(stdout);
+    }
+    let unpacked = tar.status().with_context(failed)?;
+    let read = reader.wait().with_context(failed)?;
+    if !unpacked.success() || !read.success() {
+        bail!("{}: dpkg-deb says {read}, tar says {unpacked}", failed());
+    }
+    Ok(())
 }
 
 /// The path of a program in `PATH`, or in the folders for administrators' programs that
@@ -231,6 +291,21 @@ mod tests {
         );
         assert_eq!(parse_candidate("x:\n  Candidate: (none)\n"), None);
         assert_eq!(parse_candidate(""), None);
+    }
+
+    #[test]
+    fn plan_gives_names_and_versions() {
+        let plan = "Reading lists...\n\
+            Inst libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64]) []\n\
+            Inst zlib1g (1:1.2.13.dfsg-1 Debian:12.15/oldstable [amd64])\n\
+            Conf libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64])\n";
+        assert_eq!(
+            parse_plan(plan),
+            [
+                ("libc6".into(), "2.36-9+deb12u14".into()),
+                ("zlib1g".into(), "1:1.2.13.dfsg-1".into())
+            ]
+        );
     }
 
     #[test]

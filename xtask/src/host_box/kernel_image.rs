@@ -10,8 +10,8 @@ use crate::packages;
 use crate::process;
 use crate::progress::Step;
 
-/// What the resolution is remembered under.
-const PIN: &str = "box-kernel";
+/// The kind of the cache's entries, and the name of the resolution.
+const KIND: &str = "box-kernel";
 
 /// An unpacked kernel package.
 pub struct KernelImage {
@@ -23,19 +23,16 @@ impl KernelImage {
     /// Finds the newest kernel package, or the one that was found before, and unpacks it
     /// if the cache lacks it.
     pub fn fetch(cache: &Cache) -> Result<Self> {
-        let package = match cache.pinned(PIN) {
-            Some(package) => package,
-            None => {
-                let package = packages::newest("^linux-image-6.12", newest_image)?;
-                cache.pin(PIN, &package)?;
-                package
-            }
-        };
+        let key = |package: &str| Key::new().with("package", package);
+        let package = cache.resolve(
+            KIND,
+            |package| cache.has(KIND, &key(package)),
+            || packages::newest("^linux-image-6.12", newest_image),
+        )?;
         let release = release_of(&package)
             .with_context(|| format!("the kernel package {package} has an unexpected name"))?
             .to_owned();
-        let key = Key::new().with("package", &package);
-        let tree = cache.entry("box-kernel", &key, |dir| {
+        let tree = cache.entry(KIND, &key(&package), |dir| {
             let step = Step::start(format!("box kernel {release}: download and unpack"));
             let scratch = cache.scratch()?;
             for archive in packages::download(&[package.clone()], scratch.path())? {

@@ -1,0 +1,164 @@
+//! The guest's kernel: Linux 6.12 from Debian's source package with the configuration of
+//! `kernel-configs/`, as a stripped ELF `vmlinux`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{Cache, Key};
+use crate::packages;
+use crate::process;
+use crate::progress::Step;
+use crate::workspace;
+
+/// The source package.
+const SOURCE: &str = "linux-source-6.12";
+
+/// The kind of the cache's entries, and the name of the resolution.
+const KIND: &str = "guest-kernel";
+
+/// Part of the key: to be raised when this module builds something else from the same input.
+const RECIPE: &str = "1";
+
+/// About how many files the build compiles or links; only the progress bar cares.
+const BUILD_STEPS: u64 = 1450;
+
+/// Where the configuration is.
+fn configuration() -> PathBuf {
+    workspace::root().join("kernel-configs/guest-x86_64.config")
+}
+
+/// The guest kernel's `vmlinux`, built if the cache lacks it.
+pub fn make(cache: &Cache) -> Result<PathBuf> {
+    let fragment = configuration();
+    let base = Key::new().with("recipe", RECIPE).with_file(&fragment)?;
+    let key = |version: &str| base.clone().with("version", version);
+    let version = cache.resolve(
+        KIND,
+        |version| cache.has(KIND, &key(version)),
+        || packages::candidate(SOURCE),
+    )?;
+    let entry = cache.entry(KIND, &key(&version), |dir| {
+        let scratch = cache.scratch()?;
+        let source = unpack(&version, scratch.path())?;
+        configure(&source, &fragment)?;
+        compile(&source)?;
+        let copy = |from: &str, to: &str| {
+            fs::copy(source.join(from), dir.join(to))
+                .with_context(|| format!("the kernel build left no {from}"))
+        };
+        copy(".config", "config")?;
+        copy("vmlinux", "vmlinux")?;
+        process::quiet(Command::new("strip").arg(dir.join("vmlinux")))
+    })?;
+    Ok(entry.join("vmlinux"))
+}
+
+/// Downloads and unpacks the source; the result is its top directory.
+fn unpack(version: &str, scratch: &Path) -> Result<PathBuf> {
+    let step = Step::start(format!("guest kernel {version}: download and unpack the source"));
+    let package = scratch.join("package");
+    for archive in packages::download(&[format!("{SOURCE}={version}")], scratch)? {
+        packages::unpack(&archive, &package)?;
+    }
+    let tarball = package.join("usr/src").join(format!("{SOURCE}.tar.xz"));
+    let source = scratch.join("source");
+    fs::create_dir(&source).with_context(|| format!("cannot create {}", source.display()))?;
+    process::quiet(
+        Command::new("tar")
+            .args(["--strip-components=1", "-C"])
+            .arg(&source)
+            .arg("-xf")
+            .arg(&tarball),
+    )?;
+    step.done();
+    Ok(source)
+}
+
+/// Configures the source and checks that Kconfig took every line of the fragment.
+fn configure(source: &Path, fragment: &Path) -> Result<()> {
+    let step = Step::start("guest kernel: configure");
+    let mut setting = std::ffi::OsString::from("KCONFIG_ALLCONFIG=");
+    setting.push(fragment);
+    process::quiet(make_command(source).arg(setting).arg("allnoconfig"))?;
+    let read = |path: &Path| {
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let refused = refused(&read(fragment)?, &read(&source.join(".config"))?);
+    if !refused.is_empty() {
+        bail!(
+            "the kernel does not take these lines of {} (a dependency is missing, or the symbol \
+             is gone): {}",
+            fragment.display(),
+            refused.join(", ")
+        );
+    }
+    step.done();
+    Ok(())
+}
+
+fn compile(source: &Path) -> Result<()> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let step = Step::start_counted("guest kernel: compile", BUILD_STEPS);
+    process::each_line(
+        make_command(source).args([&format!("-j{jobs}"), "vmlinux"]),
+        |line| {
+            step.advance(line.split_whitespace().last().unwrap_or_default());
+            Ok(())
+        },
+    )?;
+    step.done();
+    Ok(())
+}
+
+/// `make` at low priority, in a clean and reproducible environment.
+fn make_command(source: &Path) -> Command {
+    let mut command = Command::new("nice");
+    command
+        .args(["-n", "10", "make", "-C"])
+        .arg(source)
+        .env_remove("MAKEFLAGS")
+        .env("LC_ALL", "C")
+        .env("KBUILD_BUILD_TIMESTAMP", "1970-01-01")
+        .env("KBUILD_BUILD_USER", "snapback")
+        .env("KBUILD_BUILD_HOST", "snapback");
+    command
+}
+
+/// The lines of `fragment` that `config` does not fulfil, with what it has instead.
+fn refused(fragment: &str, config: &str) -> Vec<String> {
+    let set = symbols(config);
+    symbols(fragment)
+        .into_iter()
+        .filter_map(|(symbol, wanted)| {
+            let got = set.get(symbol).copied().unwrap_or("n");
+            (got != wanted).then(|| format!("{symbol}={wanted} (is {got})"))
+        })
+        .collect()
+}
+
+fn symbols(config: &str) -> BTreeMap<&str, &str> {
+    config
+        .lines()
+        .filter(|line| line.starts_with("CONFIG_"))
+        .filter_map(|line| line.trim().split_once('='))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_kconfig_dropped_are_named() {
+        let fragment = "# why\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_C=8\nCONFIG_D=y\nCONFIG_E=n\n";
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=4\nCONFIG_E=y\n";
+        assert_eq!(
+            refused(fragment, config),
+            ["CONFIG_C=8 (is 4)", "CONFIG_D=y (is n)", "CONFIG_E=n (is y)"]
+        );
+    }
+}
