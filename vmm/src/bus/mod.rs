@@ -1,1 +1,264 @@
-//! Address to device.
+//! Address → device.
+//!
+//! ```text
+//!  vCPU thread ── MMIO and port exits ──┐
+//!                                       ├─► Bus ──► Effects (interrupts, reset)
+//!  I/O thread ── queues, sockets ───────┘
+//! ```
+//!
+//! One [`Bus`] owns all devices; it lives in a mutex that both threads share. An
+//! access returns [`Effects`] and the caller applies them, so no device knows KVM.
+//! Reads of what nobody answers return all ones, writes vanish.
+
+mod effects;
+pub mod layout;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+pub use effects::{Effects, Lines};
+use layout::{
+    FIRST_GSI, I8042_COMMAND, I8042_DATA, MAX_VIRTIO, MMIO_BASE, MMIO_WINDOW, MmioSlot, SERIAL_GSI,
+    SERIAL_PORT, SERIAL_PORTS,
+};
+pub use state::{BusV1, NotQuiet, RestoreError, TooManyDevices};
+
+use crate::devices::i8042::I8042;
+use crate::devices::serial::Serial;
+use crate::memory::GuestRam;
+use crate::virtio::block::Block;
+use crate::virtio::transport::{MmioDevice, Transport};
+use crate::virtio::vsock::{self, PollInterest, Vsock};
+
+/// All devices of one machine. virtio device 0 is the vsock, 1.. are the disks.
+#[derive(Debug)]
+pub struct Bus {
+    serial: Serial,
+    i8042: I8042,
+    vsock: Transport<Vsock>,
+    disks: Vec<Transport<Block>>,
+}
+
+impl Bus {
+    /// Puts the devices on the bus; the first disk is the guest's `vda`.
+    ///
+    /// # Errors
+    /// [`TooManyDevices`] when they do not fit the layout.
+    pub fn new(serial: Serial, vsock: Vsock, disks: Vec<Block>) -> Result<Self, TooManyDevices> {
+        let devices = disks.len().saturating_add(1);
+        if devices > MAX_VIRTIO {
+            return Err(TooManyDevices { devices });
+        }
+        Ok(Self {
+            serial,
+            i8042: I8042::default(),
+            vsock: Transport::new(vsock),
+            disks: disks.into_iter().map(Transport::new).collect(),
+        })
+    }
+
+    /// Where each virtio device lies, in the order of their indices.
+    pub fn slots(&self) -> impl Iterator<Item = MmioSlot> {
+        self.devices()
+            .zip(0_u32..)
+            .enumerate()
+            .map(|(device, (dev, nth))| MmioSlot {
+                device,
+                base: MMIO_BASE + u64::from(nth) * MMIO_WINDOW,
+                gsi: FIRST_GSI + nth,
+                queues: dev.queue_count(),
+            })
+    }
+
+    /// A guest's read of `data.len()` bytes at `address`.
+    pub fn mmio_read(&mut self, address: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some((device, offset, _)) = self.find(address) {
+            device.read(offset, data);
+        }
+    }
+
+    /// A guest's write at `address`.
+    pub fn mmio_write(&mut self, address: u64, data: &[u8], ram: &GuestRam) -> Effects {
+        match self.find(address) {
+            Some((device, offset, gsi)) => device.write(offset, data, ram).effects(gsi),
+            None => Effects::NONE,
+        }
+    }
+
+    /// A guest's port read. String instructions arrive with all their bytes: each
+    /// is one access to the same port.
+    pub fn pio_read(&mut self, port: u16, data: &mut [u8]) {
+        for byte in data {
+            *byte = match port {
+                I8042_DATA => self.i8042.read_data(),
+                I8042_COMMAND => self.i8042.read_status(),
+                _ => match serial_register(port) {
+                    Some(register) => self.serial.read(register),
+                    None => 0xff,
+                },
+            };
+        }
+    }
+
+    /// A guest's port write; string instructions as in [`Bus::pio_read`].
+    pub fn pio_write(&mut self, port: u16, data: &[u8]) -> Effects {
+        let mut effects = Effects::NONE;
+        for byte in data {
+            match port {
+                I8042_DATA => self.i8042.write_data(*byte),
+                I8042_COMMAND => effects.reset_requested |= self.i8042.write_command(*byte),
+                _ => {
+                    if let Some(register) = serial_register(port)
+                        && self.serial.write(register, *byte)
+                    {
+                        effects.interrupts = effects.interrupts.union(Lines::one(SERIAL_GSI));
+                    }
+                }
+            }
+        }
+        effects
+    }
+
+    /// A queue's ioeventfd fired.
+    pub fn queue_notify(&mut self, device: usize, queue: usize, ram: &GuestRam) -> Effects {
+        match self.at(device) {
+            Some((transport, gsi)) => transport.notify(queue, ram).effects(gsi),
+            None => Effects::NONE,
+        }
+    }
+
+    /// Does what devices left at their bound ([`Effects::more_work`]), one bound
+    /// further.
+    pub fn continue_work(&mut self, ram: &GuestRam) -> Effects {
+        let mut effects = Effects::NONE;
+        for index in 0..=self.disks.len() {
+            if let Some((transport, gsi)) = self.at(index) {
+                effects.merge(transport.continue_work(ram).effects(gsi));
+            }
+        }
+        effects
+    }
+
+    /// What the I/O thread has to wait for on the channel's host socket. `None`:
+    /// do not poll at all (a closed socket would report itself for ever). Changes
+    /// with every call of this bus that takes guest memory.
+    pub fn poll_interest(&self) -> Option<PollInterest<'_>> {
+        self.vsock.device().poll_interest(self.vsock.is_running())
+    }
+
+    /// A host socket is ready, or may be: moves what can be moved. Cheap when
+    /// nothing can.
+    pub fn host_ready(&mut self, ram: &GuestRam) -> Effects {
+        self.vsock
+            .run(vsock::RX, ram, Vsock::host_ready)
+            .effects(FIRST_GSI)
+    }
+
+    /// Gives the invocation channel a host end (a stream socket): the connection
+    /// that the guest will make, or the one that a restore brought. Call
+    /// [`Bus::host_ready`] afterwards.
+    ///
+    /// # Errors
+    /// When the socket cannot be made non-blocking.
+    pub fn attach_channel(&mut self, socket: OwnedFd) -> io::Result<()> {
+        self.vsock.device_mut().attach_channel(socket)
+    }
+
+    /// Takes the channel's host end away without telling the guest; what the guest
+    /// sent and the host has not taken is dropped. For a reset.
+    pub fn detach_channel(&mut self) {
+        self.vsock.device_mut().detach_channel();
+    }
+
+    /// Whether no device has work in flight, so that [`Bus::save`] can succeed.
+    /// Notifications that still sit in ioeventfds are not known here.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.devices().all(MmioDevice::is_quiet)
+    }
+
+    /// Every device's state.
+    ///
+    /// # Errors
+    /// [`NotQuiet`] while a device has work in flight.
+    pub fn save(&self) -> Result<BusV1, NotQuiet> {
+        if let Some(device) = self.devices().position(|device| !device.is_quiet()) {
+            return Err(NotQuiet { device });
+        }
+        Ok(BusV1 {
+            serial: self.serial.save(),
+            i8042: self.i8042.save(),
+            vsock: self.vsock.save(),
+            disks: self.disks.iter().map(Transport::save).collect(),
+        })
+    }
+
+    /// Puts every device into `state`, which may come from a hostile file. Guest
+    /// memory is only asked for its size, never read. Host sockets of vsock
+    /// connections are closed; [`Bus::attach_channel`] gives the channel a new one.
+    ///
+    /// # Errors
+    /// [`RestoreError`] names the device; the bus must not be used afterwards.
+    pub fn restore(&mut self, state: &BusV1, ram: &GuestRam) -> Result<(), RestoreError> {
+        if state.disks.len() != self.disks.len() {
+            return Err(RestoreError::Disks {
+                snapshot: state.disks.len(),
+                machine: self.disks.len(),
+            });
+        }
+        self.serial
+            .restore(&state.serial)
+            .map_err(RestoreError::Serial)?;
+        self.i8042.restore(&state.i8042);
+        self.vsock
+            .restore(&state.vsock, ram)
+            .map_err(|source| RestoreError::Virtio { device: 0, source })?;
+        for (index, (disk, state)) in self.disks.iter_mut().zip(&state.disks).enumerate() {
+            disk.restore(state, ram)
+                .map_err(|source| RestoreError::Virtio {
+                    device: index + 1,
+                    source,
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of serial output that nobody took in time.
+    #[must_use]
+    pub fn serial_dropped(&self) -> u64 {
+        self.serial.dropped()
+    }
+
+    fn devices(&self) -> impl Iterator<Item = &dyn MmioDevice> {
+        let vsock: &dyn MmioDevice = &self.vsock;
+        std::iter::once(vsock).chain(self.disks.iter().map(|disk| -> &dyn MmioDevice { disk }))
+    }
+
+    /// Device `index` and its interrupt line.
+    fn at(&mut self, index: usize) -> Option<(&mut dyn MmioDevice, u32)> {
+        let gsi = FIRST_GSI.checked_add(u32::try_from(index).ok()?)?;
+        match index.checked_sub(1) {
+            None => Some((&mut self.vsock, gsi)),
+            Some(disk) => Some((self.disks.get_mut(disk)?, gsi)),
+        }
+    }
+
+    /// The device at `address`, the offset in its window, its interrupt line.
+    fn find(&mut self, address: u64) -> Option<(&mut dyn MmioDevice, u64, u32)> {
+        let offset = address.checked_sub(MMIO_BASE)?;
+        let index = usize::try_from(offset / MMIO_WINDOW).ok()?;
+        self.at(index)
+            .map(|(device, gsi)| (device, offset % MMIO_WINDOW, gsi))
+    }
+}
+
+fn serial_register(port: u16) -> Option<u8> {
+    let register = port
+        .checked_sub(SERIAL_PORT)
+        .filter(|register| *register < SERIAL_PORTS)?;
+    u8::try_from(register).ok()
+}

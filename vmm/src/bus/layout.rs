@@ -1,0 +1,45 @@
+//! Where the devices lie: windows, ports and interrupt lines.
+//!
+//! The guest learns the same numbers from its ACPI tables (virtio-mmio devices)
+//! or knows them (serial, i8042). They are part of a snapshot's machine: changing
+//! one changes what a restored guest talks to.
+
+/// Guest physical address of the first virtio-mmio window.
+pub const MMIO_BASE: u64 = 0xd000_0000;
+/// Bytes of one virtio-mmio window.
+pub const MMIO_WINDOW: u64 = 0x1000;
+/// Interrupt line of the first virtio-mmio device; the next has the next line.
+pub const FIRST_GSI: u32 = 5;
+/// Most virtio-mmio devices of one machine.
+pub const MAX_VIRTIO: usize = 16;
+/// Offset of the `QueueNotify` register in a window: where the ioeventfds lie.
+pub const NOTIFY_OFFSET: u64 = 0x50;
+
+/// First port of the serial line (COM1).
+pub const SERIAL_PORT: u16 = 0x3f8;
+/// Ports of the serial line.
+pub const SERIAL_PORTS: u16 = 8;
+/// Interrupt line of the serial line.
+pub const SERIAL_GSI: u32 = 4;
+/// Data port of the keyboard controller.
+pub const I8042_DATA: u16 = 0x60;
+/// Command and status port of the keyboard controller.
+pub const I8042_COMMAND: u16 = 0x64;
+
+// The guest's I/O APIC has 24 pins; the windows stay below it (0xfec0_0000).
+const _: () = assert!(MAX_VIRTIO == 16);
+const _: () = assert!(FIRST_GSI + 16 <= 24);
+const _: () = assert!(MMIO_BASE + 16 * MMIO_WINDOW <= 0xfec0_0000);
+
+/// Where one virtio-mmio device lies and what it needs from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MmioSlot {
+    /// The device's index on the bus.
+    pub device: usize,
+    /// Guest physical address of its window.
+    pub base: u64,
+    /// Its interrupt line.
+    pub gsi: u32,
+    /// How many queues it has, each with an ioeventfd at `base + NOTIFY_OFFSET`.
+    pub queues: usize,
+}
