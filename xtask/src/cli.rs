@@ -1,17 +1,22 @@
 //! The command line, and which module answers which command.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::assets;
 use crate::cache::Cache;
-use crate::host_box::{self, Clock, Job, Settings, Stream};
+use crate::demo;
+use crate::execution;
+use crate::host_box::{Clock, Settings};
+use crate::job::Job;
 use crate::kernel;
 use crate::packages;
+use crate::place::Place;
 use crate::rootfs;
+use crate::test;
 
 /// The developer's commands of Snapback.
 #[derive(Parser)]
@@ -31,6 +36,29 @@ enum Command {
     Rootfs {
         /// The recipe: `rootfs/NAME.toml`.
         name: String,
+    },
+    /// Make all that the agent needs beside its binaries: `target/assets`.
+    Assets {
+        /// Take the newest Debian packages, not the ones that were found before.
+        #[arg(long)]
+        refresh: bool,
+    },
+    /// Check everything: format, lints, unit tests, integration tests.
+    Test {
+        /// Only integration tests whose name contains this, and nothing else.
+        filter: Option<String>,
+        /// Kill the integration tests when all together have run this long.
+        #[arg(long, value_name = "S", default_value_t = 1500)]
+        timeout: u64,
+    },
+    /// Show a real function being snapshotted, restored and reset.
+    Demo {
+        /// Write the results to this file too.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// If it runs in the box: with the instruction-counting clock.
+        #[arg(long)]
+        counted: bool,
     },
 }
 
@@ -58,8 +86,19 @@ struct BoxArgs {
 pub fn run() -> Result<u8> {
     match Cli::parse().command {
         Command::Box(args) => run_box(args),
-        Command::Kernel => made(|cache| kernel::make(cache)),
+        Command::Kernel => made(kernel::make),
         Command::Rootfs { name } => made(|cache| rootfs::make(cache, &name)),
+        Command::Assets { refresh } => made(|cache| {
+            if refresh {
+                cache.forget_resolutions()?;
+            }
+            assets::make(cache)
+        }),
+        Command::Test { filter, timeout } => Ok(test::run(&test::Options {
+            filter,
+            limit: Duration::from_secs(timeout),
+        })),
+        Command::Demo { json, counted } => demo::run(json.as_deref(), clock(counted)),
     }
 }
 
@@ -67,18 +106,19 @@ fn run_box(args: BoxArgs) -> Result<u8> {
     packages::ensure()?;
     let cache = Cache::open()?;
     let mut job = Job::new(args.command)?;
-    job.visible.push(cache.root().to_owned());
     for share in args.share {
-        job.shares.push(share.canonicalize().with_context(|| {
-            format!("the shared directory {} must exist", share.display())
-        })?);
+        job.shares.push(
+            share
+                .canonicalize()
+                .with_context(|| format!("the shared directory {} must exist", share.display()))?,
+        );
     }
     let settings = Settings {
-        clock: if args.counted { Clock::Counted } else { Clock::Fast },
+        clock: clock(args.counted),
         memory_mib: args.memory,
         timeout: Duration::from_secs(args.timeout),
     };
-    let outcome = host_box::run(&cache, &settings, &job, &mut pass_on)?;
+    let outcome = Place::Box.run(&cache, &settings, job, &mut execution::pass_on)?;
     if let Some(trouble) = outcome.trouble() {
         eprintln!("error: {trouble}");
     }
@@ -92,14 +132,6 @@ fn made(make: impl FnOnce(&Cache) -> Result<PathBuf>) -> Result<u8> {
     Ok(0)
 }
 
-/// Copies a job's output to this process's.
-fn pass_on(stream: Stream, bytes: &[u8]) -> Result<()> {
-    match stream {
-        Stream::Out => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(bytes).and_then(|()| out.flush())
-        }
-        Stream::Err => std::io::stderr().lock().write_all(bytes),
-    }
-    .context("cannot pass the job's output on")
+fn clock(counted: bool) -> Clock {
+    if counted { Clock::Counted } else { Clock::Fast }
 }

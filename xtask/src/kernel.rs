@@ -59,7 +59,9 @@ pub fn make(cache: &Cache) -> Result<PathBuf> {
 
 /// Downloads and unpacks the source; the result is its top directory.
 fn unpack(version: &str, scratch: &Path) -> Result<PathBuf> {
-    let step = Step::start(format!("guest kernel {version}: download and unpack the source"));
+    let step = Step::start(format!(
+        "guest kernel {version}: download and unpack the source"
+    ));
     let package = scratch.join("package");
     for archive in packages::download(&[format!("{SOURCE}={version}")], scratch)? {
         packages::unpack(&archive, &package)?;
@@ -158,7 +160,11 @@ mod tests {
         let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=4\nCONFIG_E=y\n";
         assert_eq!(
             refused(fragment, config),
-            ["CONFIG_C=8 (is 4)", "CONFIG_D=y (is n)", "CONFIG_E=n (is y)"]
+            [
+                "CONFIG_C=8 (is 4)",
+                "CONFIG_D=y (is n)",
+                "CONFIG_E=n (is y)"
+            ]
         );
     }
 }

@@ -1,15 +1,23 @@
 //! The developer's commands: `cargo xtask …`.
 
+mod assets;
 mod cache;
 mod cli;
 mod cpio;
+mod demo;
+mod execution;
+mod guest_init;
 mod host_box;
+mod job;
 mod kernel;
+mod native;
 mod packages;
+mod place;
 mod process;
 mod progress;
 mod rootfs;
 mod shell;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;

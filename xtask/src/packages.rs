@@ -199,9 +199,7 @@ pub fn download(packages: &[String], dir: &Path) -> Result<Vec<PathBuf>> {
         attempt()?;
     }
     let mut archives = Vec::new();
-    for entry in
-        std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?
-    {
+    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let path = entry
             .with_context(|| format!("cannot list {}", dir.display()))?
             .path();
@@ -254,7 +252,9 @@ pub fn tool(name: &str) -> Command {
 
 fn refresh_or_explain() -> Result<()> {
     if !is_root() {
-        bail!("the package lists are missing or out of date. Refresh them with\n\n    sudo apt-get update\n");
+        bail!(
+            "the package lists are missing or out of date. Refresh them with\n\n    sudo apt-get update\n"
+        );
     }
     update_lists()
 }
@@ -285,10 +285,7 @@ mod tests {
     #[test]
     fn candidate_is_read_from_policy() {
         let text = "linux-source-6.12:\n  Installed: (none)\n  Candidate: 6.12.117-1~deb12u1\n";
-        assert_eq!(
-            parse_candidate(text).as_deref(),
-            Some("6.12.117-1~deb12u1")
-        );
+        assert_eq!(parse_candidate(text).as_deref(), Some("6.12.117-1~deb12u1"));
         assert_eq!(parse_candidate("x:\n  Candidate: (none)\n"), None);
         assert_eq!(parse_candidate(""), None);
     }

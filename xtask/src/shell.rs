@@ -12,7 +12,15 @@ mod tests {
 
     #[test]
     fn a_shell_reads_back_what_was_quoted() {
-        for word in ["", "plain", "two words", "it's", "$HOME `x` \\ \"", "new\nline", "''"] {
+        for word in [
+            "",
+            "plain",
+            "two words",
+            "it's",
+            "$HOME `x` \\ \"",
+            "new\nline",
+            "''",
+        ] {
             let script = format!("printf %s {}", quote(word));
             let output = Command::new("sh").args(["-c", &script]).output().unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), word);

@@ -9,29 +9,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-/// One of the job's output streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Out,
-    /// Standard error.
-    Err,
-}
-
-/// What comes out of the box.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The job wrote this.
-    Output(Stream, Vec<u8>),
-    /// The job is about to run.
-    Started,
-    /// The job ended with this status, and all it wrote was sent before.
-    Exited(u8),
-    /// The box could not run the job.
-    Failed(String),
-    /// The status port closed: the machine is gone.
-    Closed,
-}
+use crate::execution::{Event, Stream, send_output};
 
 /// The sockets that QEMU connects the ports to.
 pub struct Ports {
@@ -74,8 +52,8 @@ impl Ports {
                     return;
                 };
                 match name {
-                    "out" => copy(socket, Stream::Out, &events),
-                    "err" => copy(socket, Stream::Err, &events),
+                    "out" => send_output(socket, Stream::Out, &events),
+                    "err" => send_output(socket, Stream::Err, &events),
                     _ => statuses(socket, &events),
                 }
             });
@@ -85,19 +63,6 @@ impl Ports {
 
 fn socket_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.sock"))
-}
-
-fn copy(mut from: impl Read, stream: Stream, events: &Sender<Event>) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length) = from.read(&mut buffer) {
-        if length == 0
-            || events
-                .send(Event::Output(stream, buffer[..length].to_vec()))
-                .is_err()
-        {
-            return;
-        }
-    }
 }
 
 fn statuses(from: impl Read, events: &Sender<Event>) {

@@ -34,8 +34,8 @@ const MODULES: &[&str] = &[
 
 /// The busybox applets that the init script calls.
 const APPLETS: &[&str] = &[
-    "cat", "chroot", "echo", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo", "mount",
-    "sh", "sleep", "sync", "usleep",
+    "cat", "chroot", "echo", "hostname", "insmod", "ip", "ln", "mkdir", "mkfifo", "mount", "sh",
+    "sleep", "sync", "usleep",
 ];
 
 /// The initramfs for `kernel`, made if the cache lacks it.
@@ -129,7 +129,11 @@ fn plain_module(path: &Path, dir: &Path) -> Result<Vec<u8>> {
     };
     fs::write(scratch.path(), unpacked)
         .with_context(|| format!("cannot write {}", scratch.path().display()))?;
-    process::quiet(Command::new("strip").arg("--strip-debug").arg(scratch.path()))?;
+    process::quiet(
+        Command::new("strip")
+            .arg("--strip-debug")
+            .arg(scratch.path()),
+    )?;
     read(scratch.path())
 }
 

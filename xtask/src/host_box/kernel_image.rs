@@ -35,7 +35,7 @@ impl KernelImage {
         let tree = cache.entry(KIND, &key(&package), |dir| {
             let step = Step::start(format!("box kernel {release}: download and unpack"));
             let scratch = cache.scratch()?;
-            for archive in packages::download(&[package.clone()], scratch.path())? {
+            for archive in packages::download(std::slice::from_ref(&package), scratch.path())? {
                 packages::unpack(&archive, dir)?;
             }
             process::quiet(packages::tool("depmod").arg("-b").arg(dir).arg(&release))?;
@@ -62,7 +62,9 @@ impl KernelImage {
 
     /// The compressed kernel.
     pub fn vmlinuz(&self) -> PathBuf {
-        self.tree.join("boot").join(format!("vmlinuz-{}", self.release))
+        self.tree
+            .join("boot")
+            .join(format!("vmlinuz-{}", self.release))
     }
 }
 

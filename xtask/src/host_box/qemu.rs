@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::console::{PORTS, Ports};
-use super::job::share_tag;
 use super::kernel_image::KernelImage;
+use super::scripts::share_tag;
 
 /// How time passes in the box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,13 @@ impl Machine<'_> {
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         command.args(self.clock.options());
         command.args(["-M", "q35", "-m", &self.memory_mib.to_string()]);
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
         command.arg("-kernel").arg(self.kernel.vmlinuz());
         command.arg("-initrd").arg(self.initramfs);
         command.args([

@@ -34,7 +34,13 @@ pub fn make(cache: &Cache, name: &str) -> Result<PathBuf> {
     let resolved = cache.resolve(
         &format!("{KIND}-{name}"),
         |resolved| cache.has(KIND, &key(resolved)),
-        || Ok(packages::closure(&loaded.recipe.debian.packages, &loaded.recipe.debian.without)?.join(" ")),
+        || {
+            Ok(packages::closure(
+                &loaded.recipe.debian.packages,
+                &loaded.recipe.debian.without,
+            )?
+            .join(" "))
+        },
     )?;
     let entry = cache.entry(KIND, &key(&resolved), |dir| {
         let step = Step::start(format!("root file system {name}: download packages"));
@@ -53,7 +59,9 @@ pub fn make(cache: &Cache, name: &str) -> Result<PathBuf> {
 }
 
 fn base_key(loaded: &Loaded) -> Result<Key> {
-    let key = Key::new().with("version", VERSION).with("recipe", &loaded.text);
+    let key = Key::new()
+        .with("version", VERSION)
+        .with("recipe", &loaded.text);
     match &loaded.recipe.python {
         Some(python) => key.with_file(&loaded.directory.join(&python.requirements)),
         None => Ok(key),

@@ -142,7 +142,10 @@ mod tests {
         let mut seen = 0;
         for entry in fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "toml")
+            {
                 load(&directory, path.file_stem().unwrap().to_str().unwrap()).unwrap();
                 seen += 1;
             }

@@ -71,9 +71,25 @@ pub fn build(loaded: &Loaded, archives: &[PathBuf], staging: &Path) -> Result<()
 /// Installs wheels whose hashes are in the requirements file; compiles nothing.
 fn install_wheels(python: &Python, directory: &Path, staging: &Path) -> Result<()> {
     let mut pip = packages::tool("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-        .args(["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-compile"])
-        .args(["--implementation", "cp", "--python-version", &python.version]);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ])
+    .args([
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "--no-compile",
+    ])
+    .args([
+        "--implementation",
+        "cp",
+        "--python-version",
+        &python.version,
+    ]);
     for platform in &python.platforms {
         pip.args(["--platform", platform]);
     }

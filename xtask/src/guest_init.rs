@@ -1,0 +1,60 @@
+//! The guest's PID 1: built as a static program and packed as the initramfs that the guest's
+//! kernel boots.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::cpio::Archive;
+use crate::process;
+use crate::workspace;
+
+/// The package and its binary.
+const PACKAGE: &str = "snapback-guest-init";
+
+/// The guest's platform, which is the host's. Named all the same: with a named target, cargo
+/// keeps build scripts free of the flags for static linking.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Builds guest-init and writes its initramfs to `image`. Cargo knows whether anything
+/// changed, so this is not in the cache.
+pub fn make(image: &Path) -> Result<()> {
+    let target_dir = workspace::target().join("guest");
+    // RUSTFLAGS wins over every other place that flags can be set in, so it is set here.
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    process::visible(
+        workspace::cargo()
+            .args(["build", "--quiet", "--release", "--package", PACKAGE])
+            .args(["--target", TARGET, "--target-dir"])
+            .arg(&target_dir)
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env(
+                "RUSTFLAGS",
+                format!("{flags} -C target-feature=+crt-static"),
+            ),
+    )?;
+    let binary = target_dir.join(TARGET).join("release").join(PACKAGE);
+    let program =
+        fs::read(&binary).with_context(|| format!("the build left no {}", binary.display()))?;
+    let packed = pack(&program);
+    if fs::read(image).is_ok_and(|present| present == packed) {
+        return Ok(());
+    }
+    let temporary = image.with_extension("new");
+    fs::write(&temporary, packed)
+        .and_then(|()| fs::rename(&temporary, image))
+        .with_context(|| format!("cannot write {}", image.display()))
+}
+
+/// The initramfs: the program as `/init`, and the places it mounts things on.
+fn pack(program: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::new();
+    for directory in ["dev", "proc", "sys", "newroot"] {
+        archive.directory(directory, 0o755);
+    }
+    // Without it, the kernel starts PID 1 without an open stderr.
+    archive.character_device("dev/console", 0o600, 5, 1);
+    archive.file("init", 0o755, program);
+    archive.finish()
+}

@@ -1,0 +1,205 @@
+//! Runs many test programs as one job: the box is started once for all of them.
+
+use anyhow::Result;
+
+use super::libtest::{ProgramTally, Tally};
+use super::programs::TestProgram;
+use crate::execution::{self, Outcome, Stream};
+use crate::shell;
+
+/// The start of a line by which the batch's script says where it is. Followed by `begin INDEX`
+/// or `end INDEX STATUS`.
+const MARK: &str = "@@snapback-batch ";
+
+/// The script that runs `programs` one after the other, each test alone.
+pub fn script(programs: &[TestProgram], filter: Option<&str>) -> String {
+    let filter = filter.map(shell::quote).unwrap_or_default();
+    let mut script = String::new();
+    for (index, program) in programs.iter().enumerate() {
+        let directory = shell::quote(&program.directory.to_string_lossy());
+        let executable = shell::quote(&program.executable.to_string_lossy());
+        script.push_str(&format!(
+            "echo '{MARK}begin {index}'\n\
+             (cd {directory} && CARGO_MANIFEST_DIR={directory} exec {executable} --test-threads=1 {filter})\n\
+             status=$?; echo; echo \"{MARK}end {index} $status\"\n",
+        ));
+    }
+    script
+}
+
+/// Follows a batch through its output.
+pub struct Follower<'a> {
+    programs: &'a [TestProgram],
+    /// Sum of the programs that ended.
+    ended: Tally,
+    /// Names of those that did not end well.
+    unwell: Vec<String>,
+    /// How many ended.
+    count: usize,
+    /// The one that runs.
+    current: ProgramTally,
+    /// The begin of a line of stdout that is not complete.
+    partial: Vec<u8>,
+}
+
+impl<'a> Follower<'a> {
+    /// A follower of a batch that has not begun.
+    pub fn new(programs: &'a [TestProgram]) -> Self {
+        Self {
+            programs,
+            ended: Tally::default(),
+            unwell: Vec::new(),
+            count: 0,
+            current: ProgramTally::default(),
+            partial: Vec::new(),
+        }
+    }
+
+    /// Takes notice of output and passes it on, without the batch's own marks.
+    pub fn output(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
+        if stream == Stream::Err {
+            return execution::pass_on(stream, bytes);
+        }
+        self.partial.extend_from_slice(bytes);
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            let shown = self.line(&String::from_utf8_lossy(&line));
+            if let Some(shown) = shown {
+                execution::pass_on(Stream::Out, shown.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes notice of a line; the result is what to show in its stead.
+    fn line(&mut self, line: &str) -> Option<String> {
+        let Some(mark) = line.trim_end().strip_prefix(MARK) else {
+            self.current.line(line);
+            return Some(line.to_owned());
+        };
+        let mut words = mark.split(' ');
+        let verb = words.next().unwrap_or_default();
+        let program = words
+            .next()
+            .and_then(|index| index.parse::<usize>().ok())
+            .and_then(|index| self.programs.get(index));
+        let (Some(program), code) = (program, words.next().and_then(|code| code.parse().ok()))
+        else {
+            return None;
+        };
+        if verb == "begin" {
+            self.current = ProgramTally::default();
+            return Some(format!("-- {}\n", program.name));
+        }
+        let tally = std::mem::take(&mut self.current).end(code);
+        if tally.failed > 0 {
+            self.unwell.push(program.name.clone());
+        }
+        self.ended += tally;
+        self.count += 1;
+        None
+    }
+
+    /// The batch's sum and the names of what did not end well, now that the job is over.
+    pub fn finish(mut self, outcome: &Outcome) -> (Tally, Vec<String>) {
+        if let Some(trouble) = outcome.trouble() {
+            self.unwell.push(trouble);
+        }
+        for (index, program) in self.programs.iter().enumerate().skip(self.count) {
+            // The first of them was running; the others never began.
+            let tally = if index == self.count {
+                std::mem::take(&mut self.current).end(None)
+            } else {
+                Tally::FAILURE
+            };
+            self.ended += tally;
+            self.unwell.push(format!("{} (did not end)", program.name));
+        }
+        (self.ended, self.unwell)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn programs(names: &[&str]) -> Vec<TestProgram> {
+        names
+            .iter()
+            .map(|name| TestProgram {
+                name: (*name).to_owned(),
+                executable: format!("/bin/{name}").into(),
+                directory: "/".into(),
+                needs_kvm: true,
+            })
+            .collect()
+    }
+
+    fn follow(programs: &[TestProgram], output: &str, outcome: &Outcome) -> (Tally, Vec<String>) {
+        let mut follower = Follower::new(programs);
+        for line in output.split_inclusive('\n') {
+            follower.line(line);
+        }
+        follower.finish(outcome)
+    }
+
+    const RESULT: &str = "test result: ok. 2 passed; 0 failed; 0 ignored\n";
+
+    #[test]
+    fn the_script_reports_each_status() {
+        let programs = programs(&["true", "false"]);
+        let output = Command::new("sh")
+            .args(["-c", &script(&programs, Some("a b"))])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("@@snapback-batch end 0 0\n"), "{text}");
+        assert!(text.contains("@@snapback-batch end 1 1\n"), "{text}");
+    }
+
+    #[test]
+    fn sums_over_programs() {
+        let output =
+            format!("{MARK}begin 0\n{RESULT}{MARK}end 0 0\n{MARK}begin 1\n{RESULT}{MARK}end 1 0\n");
+        let (tally, unwell) = follow(&programs(&["a", "b"]), &output, &Outcome::Exited(0));
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 4,
+                failed: 0
+            }
+        );
+        assert!(unwell.is_empty());
+    }
+
+    #[test]
+    fn a_crash_does_not_hide_behind_the_next_program() {
+        let output =
+            format!("{MARK}begin 0\n{MARK}end 0 139\n{MARK}begin 1\n{RESULT}{MARK}end 1 0\n");
+        let (tally, unwell) = follow(&programs(&["a", "b"]), &output, &Outcome::Exited(0));
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 2,
+                failed: 1
+            }
+        );
+        assert_eq!(unwell, ["a"]);
+    }
+
+    #[test]
+    fn programs_that_did_not_end_are_failures() {
+        let output = format!("{MARK}begin 0\n{RESULT}");
+        let outcome = Outcome::Died("gone".into());
+        let (tally, unwell) = follow(&programs(&["a", "b"]), &output, &outcome);
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 2,
+                failed: 2
+            }
+        );
+        assert_eq!(unwell.len(), 3);
+    }
+}
