@@ -14,6 +14,8 @@ mod effects;
 pub mod layout;
 mod state;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::io;

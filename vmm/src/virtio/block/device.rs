@@ -27,6 +27,8 @@ const SIZE_MAX: u32 = 64 << 10;
 const SEG_MAX: u32 = 254;
 /// Most bytes of one read: what a driver can ask for that obeys the other two.
 const MAX_READ: u64 = 254 * (64 << 10);
+/// The name of every disk (padded with zeroes): they are told apart by their order.
+const ID: [u8; ID_SIZE] = *b"snapback\0\0\0\0\0\0\0\0\0\0\0\0";
 /// Bytes after which a call ends and somebody else has a turn.
 const BYTES_PER_CALL: u64 = 32 << 20;
 
@@ -35,7 +37,7 @@ const _: () = assert!(SEG_MAX == 254 && SIZE_MAX == 64 << 10);
 
 /// Why a file cannot be a disk.
 #[derive(Debug, thiserror::Error)]
-pub enum ImageError {
+pub enum OpenError {
     /// Its size cannot be found out.
     #[error("size of the image")]
     Size(#[source] io::Error),
@@ -51,30 +53,22 @@ pub enum ImageError {
 #[derive(Debug)]
 pub struct Block {
     image: OwnedFd,
-    id: [u8; ID_SIZE],
     capacity: u64,
 }
 
 impl Block {
-    /// A disk that shows `image`, and calls itself `id` (at most 20 bytes of it).
+    /// A disk that shows `image`.
     ///
     /// # Errors
-    /// [`ImageError`] when the file cannot be shown as whole sectors.
-    pub fn new(image: OwnedFd, id: &str) -> Result<Self, ImageError> {
-        let stat = rustix::fs::fstat(&image).map_err(|error| ImageError::Size(error.into()))?;
+    /// [`OpenError`] when the file cannot be shown as whole sectors.
+    pub fn open(image: impl Into<OwnedFd>) -> Result<Self, OpenError> {
+        let image = image.into();
+        let stat = rustix::fs::fstat(&image).map_err(|error| OpenError::Size(error.into()))?;
         let bytes = u64::try_from(stat.st_size).unwrap_or(0);
         if bytes % SECTOR != 0 {
-            return Err(ImageError::Uneven { bytes });
+            return Err(OpenError::Uneven { bytes });
         }
-        let mut padded = [0; ID_SIZE];
-        for (byte, value) in padded.iter_mut().zip(id.bytes()) {
-            *byte = value;
-        }
-        Ok(Self {
-            image,
-            id: padded,
-            capacity: bytes / SECTOR,
-        })
+        Ok(Self { image, capacity: bytes / SECTOR })
     }
 
     /// Answers one request. Returns the bytes written into the chain.
@@ -113,7 +107,7 @@ impl Block {
             Request::Flush => Ok(0),
             Request::GetId { len } => {
                 let room = usize::try_from(len).unwrap_or(ID_SIZE).min(ID_SIZE);
-                let id = self.id.get(..room).unwrap_or_default();
+                let id = ID.get(..room).unwrap_or_default();
                 chain
                     .writable
                     .write(ram, 0, id)

@@ -10,5 +10,5 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use device::{Block, ImageError};
+pub use device::{Block, OpenError};
 pub use state::BlockV1;
