@@ -168,13 +168,11 @@ pub struct ResetReport {
     pub pages_by_devices: u64,
     /// Stopping the vCPUs.
     pub pause_ns: u64,
+    /// Setting the state of devices, interrupt controllers and processors.
+    pub state_ns: u64,
     /// Collecting and copying pages back.
     pub pages_ns: u64,
-    /// Device state.
-    pub devices_ns: u64,
-    /// Processor and interrupt controllers.
-    pub processor_ns: u64,
-    /// From the command's arrival to the reply's departure.
+    /// All of it.
     pub total_ns: u64,
 }
 

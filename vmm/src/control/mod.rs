@@ -1,1 +1,305 @@
-//! Framed seqpacket and descriptors to supervisor commands.
+//! The control socket: packets with descriptors become typed requests.
+//!
+//! The agent is trusted, but a mixed-up packet must not reach the machine: each
+//! command's descriptors are counted and named here, and nowhere else.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use snapback_proto::control::{
+    Command, ControlError, Event, Failure, Machine, Reply, VmmMessage, receive, send,
+};
+
+/// What the agent asks for, with its descriptors by name.
+#[derive(Debug)]
+pub enum Request {
+    /// See [`Command::Prepare`].
+    Prepare(Machine),
+    /// See [`Command::Boot`].
+    Boot(BootFiles),
+    /// See [`Command::Snapshot`].
+    Snapshot {
+        /// Where the state goes.
+        state: File,
+    },
+    /// See [`Command::Restore`].
+    Restore(RestoreFiles),
+    /// See [`Command::Run`].
+    Run {
+        /// Host end of the invocation channel.
+        channel: OwnedFd,
+    },
+    /// See [`Command::Reset`].
+    Reset,
+    /// See [`Command::Verify`].
+    Verify,
+}
+
+/// What a machine boots from.
+#[derive(Debug)]
+pub struct BootFiles {
+    /// The kernel's command line.
+    pub command_line: String,
+    /// memfd of the machine's memory size.
+    pub memory: OwnedFd,
+    /// The kernel, an ELF file.
+    pub kernel: File,
+    /// The initramfs, a cpio archive.
+    pub initramfs: File,
+    /// Where serial output goes.
+    pub serial: OwnedFd,
+    /// Host end of the invocation channel.
+    pub channel: OwnedFd,
+    /// Disk images, `vda` first.
+    pub disks: Vec<File>,
+}
+
+/// What a machine is restored from.
+#[derive(Debug)]
+pub struct RestoreFiles {
+    /// The snapshot's memory.
+    pub memory: OwnedFd,
+    /// The snapshot's state file.
+    pub state: File,
+    /// Where serial output goes.
+    pub serial: OwnedFd,
+    /// Disk images, `vda` first.
+    pub disks: Vec<File>,
+}
+
+/// A request could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The socket failed or is closed, or the packet is no command.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The command came with too few or too many descriptors.
+    #[error("the {command} command came with {found} descriptors instead of {expected}")]
+    Descriptors {
+        /// Which command.
+        command: &'static str,
+        /// How many it came with.
+        found: usize,
+        /// How many it needs.
+        expected: usize,
+    },
+}
+
+/// The VMM's end of the control socket.
+#[derive(Debug)]
+pub struct ControlSocket(OwnedFd);
+
+impl ControlSocket {
+    /// Takes over the inherited socket.
+    #[must_use]
+    pub fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// For polling.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Waits for the next request.
+    ///
+    /// # Errors
+    /// When the socket is closed or the packet is not a proper command.
+    pub fn receive(&self) -> Result<Request, RequestError> {
+        let (command, fds) = receive::<Command>(&self.0)?;
+        Request::new(command, fds)
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn reply(&self, reply: Reply, fds: &[BorrowedFd<'_>]) -> Result<(), ControlError> {
+        send(&self.0, &VmmMessage::Reply(reply), fds)
+    }
+
+    /// Tells that something happened.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn event(&self, event: Event) -> Result<(), ControlError> {
+        send(&self.0, &VmmMessage::Event(event), &[])
+    }
+}
+
+impl Request {
+    fn new(command: Command, fds: Vec<OwnedFd>) -> Result<Self, RequestError> {
+        let name = command_name(&command);
+        let found = fds.len();
+        let wrong = |expected| RequestError::Descriptors {
+            command: name,
+            found,
+            expected,
+        };
+        match command {
+            Command::Prepare(machine) => {
+                let [] = exactly(fds).ok_or(wrong(0))?;
+                Ok(Self::Prepare(machine))
+            }
+            Command::Boot {
+                command_line,
+                disks,
+            } => {
+                let expected = 5 + usize::from(disks);
+                let (head, disks) = split(fds, expected).ok_or(wrong(expected))?;
+                let [memory, kernel, initramfs, serial, channel] = head;
+                let (kernel, initramfs) = (kernel.into(), initramfs.into());
+                let files = BootFiles {
+                    command_line,
+                    memory,
+                    kernel,
+                    initramfs,
+                    serial,
+                    channel,
+                    disks,
+                };
+                Ok(Self::Boot(files))
+            }
+            Command::Snapshot => {
+                let [state] = exactly(fds).ok_or(wrong(1))?;
+                Ok(Self::Snapshot {
+                    state: state.into(),
+                })
+            }
+            Command::Restore { disks } => {
+                let expected = 3 + usize::from(disks);
+                let (head, disks) = split(fds, expected).ok_or(wrong(expected))?;
+                let [memory, state, serial] = head;
+                Ok(Self::Restore(RestoreFiles {
+                    memory,
+                    state: state.into(),
+                    serial,
+                    disks,
+                }))
+            }
+            Command::Run => {
+                let [channel] = exactly(fds).ok_or(wrong(1))?;
+                Ok(Self::Run { channel })
+            }
+            Command::Reset => {
+                let [] = exactly(fds).ok_or(wrong(0))?;
+                Ok(Self::Reset)
+            }
+            Command::Verify => {
+                let [] = exactly(fds).ok_or(wrong(0))?;
+                Ok(Self::Verify)
+            }
+        }
+    }
+
+    /// The command's name, for messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Prepare(_) => "prepare",
+            Self::Boot(_) => "boot",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Restore(_) => "restore",
+            Self::Run { .. } => "run",
+            Self::Reset => "reset",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+fn command_name(command: &Command) -> &'static str {
+    match command {
+        Command::Prepare(_) => "prepare",
+        Command::Boot { .. } => "boot",
+        Command::Snapshot => "snapshot",
+        Command::Restore { .. } => "restore",
+        Command::Run => "run",
+        Command::Reset => "reset",
+        Command::Verify => "verify",
+    }
+}
+
+fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Option<[OwnedFd; N]> {
+    fds.try_into().ok()
+}
+
+/// `N` descriptors by position and the rest as files, when there are `expected`
+/// in all.
+fn split<const N: usize>(
+    mut fds: Vec<OwnedFd>,
+    expected: usize,
+) -> Option<([OwnedFd; N], Vec<File>)> {
+    if fds.len() != expected {
+        return None;
+    }
+    let rest = fds.split_off(N);
+    Some((exactly(fds)?, rest.into_iter().map(File::from).collect()))
+}
+
+/// A failure as the agent is told of it: the error and all its sources.
+#[must_use]
+pub fn failure(
+    operation: &str,
+    error: &dyn std::error::Error,
+    section: Option<&'static str>,
+) -> Failure {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        reason.push_str(": ");
+        reason.push_str(&error.to_string());
+        source = error.source();
+    }
+    Failure {
+        operation: operation.to_owned(),
+        reason,
+        section: section.map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptors(count: usize) -> Vec<OwnedFd> {
+        (0..count)
+            .map(|_| tempfile::tempfile().unwrap().into())
+            .collect()
+    }
+
+    #[test]
+    fn each_command_takes_exactly_its_descriptors() {
+        let boot = Command::Boot {
+            command_line: String::new(),
+            disks: 2,
+        };
+        let cases = [
+            (boot, 7),
+            (Command::Snapshot, 1),
+            (Command::Restore { disks: 1 }, 4),
+            (Command::Run, 1),
+            (Command::Reset, 0),
+            (Command::Verify, 0),
+        ];
+        for (command, expected) in cases {
+            for count in 0..9 {
+                let request = Request::new(command.clone(), descriptors(count));
+                assert_eq!(
+                    request.is_ok(),
+                    count == expected,
+                    "{command:?} with {count}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_names_its_sources() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("inner"));
+        assert_eq!(failure("restore", &error, None).reason, "outer: inner");
+    }
+}

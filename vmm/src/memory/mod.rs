@@ -1,7 +1,18 @@
-//! Guest memory: where it lies, how it is mapped, and which pages changed.
+//! Guest memory: where it lies, how it is backed, and which pages changed.
+//!
+//! * [`layout`]: guest-physical addresses.
+//! * [`guest`]: the memory of one machine.
+//! * [`pages`]: sets of pages.
+
+pub mod guest;
+pub mod layout;
+pub mod pages;
 
 use vm_memory::GuestMemoryMmap;
 use vm_memory::bitmap::AtomicBitmap;
+
+pub use guest::{GuestMemory, MemoryError};
+pub use pages::PageSet;
 
 /// The guest's memory as devices see it. Writes through it are recorded in the
 /// devices' dirty bitmap, one bit per [`PAGE_SIZE`] page.

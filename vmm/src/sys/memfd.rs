@@ -24,7 +24,11 @@ pub fn create(name: &str, len: u64) -> io::Result<OwnedFd> {
 /// What the kernel reports.
 pub fn read_only(memfd: impl AsFd) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", memfd.as_fd().as_raw_fd());
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 #[cfg(test)]

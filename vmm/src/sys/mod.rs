@@ -3,11 +3,11 @@
 //! Everything here is a thin, safe function over one system call or one mapping;
 //! policy lives with the callers.
 
-pub mod memfd;
-pub mod uffd;
 pub mod dirty_ring;
 pub mod fds;
 pub mod kick;
 pub mod kvm;
 pub mod mapping;
+pub mod memfd;
+pub mod uffd;
 pub mod volatile_io;

@@ -99,7 +99,11 @@ impl Uffd {
         }
         // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
         let uffd = Self(unsafe { OwnedFd::from_raw_fd(fd) });
-        let mut api = UffdioApi { api: UFFD_API, features: 0, ioctls: 0 };
+        let mut api = UffdioApi {
+            api: UFFD_API,
+            features: 0,
+            ioctls: 0,
+        };
         // SAFETY: `api` is the struct of this request and outlives the call.
         check(unsafe { libc::ioctl(uffd.0.as_raw_fd(), UFFDIO_API, &raw mut api) })?;
         Ok(uffd)
@@ -133,7 +137,10 @@ impl Uffd {
     /// kind of mapping.
     pub fn register_missing(&self, address: u64, len: u64) -> io::Result<()> {
         let mut register = UffdioRegister {
-            range: UffdioRange { start: address, len },
+            range: UffdioRange {
+                start: address,
+                len,
+            },
             mode: UFFDIO_REGISTER_MODE_MISSING,
             ioctls: 0,
         };
@@ -179,7 +186,10 @@ impl Uffd {
     /// # Errors
     /// What the kernel reports.
     pub fn wake(&self, address: u64, len: u64) -> io::Result<()> {
-        let mut range = UffdioRange { start: address, len };
+        let mut range = UffdioRange {
+            start: address,
+            len,
+        };
         // SAFETY: `range` is the struct of this request and outlives the call.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_WAKE, &raw mut range) })
     }
@@ -205,7 +215,11 @@ fn parse(message: &[u8; MESSAGE_LEN]) -> Option<Fault> {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -218,7 +232,13 @@ mod tests {
         message[0] = UFFD_EVENT_PAGEFAULT;
         message[8] = 1;
         message[16..24].copy_from_slice(&0x7f00_1234_5000_u64.to_ne_bytes());
-        assert_eq!(parse(&message), Some(Fault { address: 0x7f00_1234_5000, write: true }));
+        assert_eq!(
+            parse(&message),
+            Some(Fault {
+                address: 0x7f00_1234_5000,
+                write: true
+            })
+        );
         message[0] = 0x13;
         assert_eq!(parse(&message), None);
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
-use vm_memory::bitmap::{Bitmap, BitmapSlice};
+use vm_memory::bitmap::BitmapSlice;
 
 /// Most slices in one call; `IOV_MAX` of Linux.
 pub const MAX_SLICES: usize = 1024;
@@ -81,7 +81,10 @@ fn with_iovecs<B: BitmapSlice>(
     let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
     let iovecs: Vec<libc::iovec> = guards
         .iter()
-        .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
+        .map(|guard| libc::iovec {
+            iov_base: guard.as_ptr().cast(),
+            iov_len: guard.len(),
+        })
         .collect();
     let count = libc::c_int::try_from(iovecs.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     // A negative result is the only one that does not fit.

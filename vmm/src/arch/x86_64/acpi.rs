@@ -1,0 +1,206 @@
+//! ACPI tables of a hardware-reduced machine (ACPI 6.5, chapter 4.1): no power
+//! management hardware, no legacy timers; the kernel learns of its processors,
+//! the I/O APIC, the serial port and the virtio-mmio devices.
+
+use acpi_tables::aml;
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
+
+use super::{IOAPIC_ADDRESS, LAPIC_ADDRESS};
+
+const OEM_ID: [u8; 6] = *b"SNAPBK";
+const OEM_TABLE_ID: [u8; 8] = *b"SNAPBKVM";
+const OEM_REVISION: u32 = 1;
+
+/// Every table begins at a multiple of this, in bytes.
+const ALIGNMENT: u64 = 64;
+
+/// A virtio-mmio device as the tables name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MmioDevice {
+    /// Guest-physical address of its registers.
+    pub address: u32,
+    /// Length of its registers, in bytes.
+    pub length: u32,
+    /// Its interrupt (edge triggered).
+    pub gsi: u32,
+}
+
+/// All tables, to be copied to one address.
+#[derive(Debug)]
+pub struct Tables {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Guest-physical address of the root pointer (RSDP).
+    pub rsdp: u64,
+}
+
+struct Bytes(Vec<u8>);
+
+impl AmlSink for Bytes {
+    fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+}
+
+/// Builds the tables for `vcpus` processors and `devices`, to lie at `base`.
+#[must_use]
+pub fn build(base: u32, vcpus: u8, devices: &[MmioDevice]) -> Tables {
+    let mut tables = Layout {
+        base: u64::from(base),
+        bytes: Vec::new(),
+    };
+    let dsdt = tables.add(&dsdt(devices));
+    let fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton)
+        .finalize();
+    let fadt = tables.add(&fadt);
+    let madt = tables.add(&madt(vcpus));
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = tables.add(&xsdt);
+    let rsdp = tables.add(&Rsdp::new(OEM_ID, xsdt));
+    Tables {
+        bytes: tables.bytes,
+        rsdp,
+    }
+}
+
+struct Layout {
+    base: u64,
+    bytes: Vec<u8>,
+}
+
+impl Layout {
+    /// Appends a table and returns its address.
+    fn add(&mut self, table: &dyn Aml) -> u64 {
+        while !self.end().is_multiple_of(ALIGNMENT) {
+            self.bytes.push(0);
+        }
+        let address = self.end();
+        let mut bytes = Bytes(std::mem::take(&mut self.bytes));
+        table.to_aml_bytes(&mut bytes);
+        self.bytes = bytes.0;
+        address
+    }
+
+    fn end(&self) -> u64 {
+        self.base + u64::try_from(self.bytes.len()).unwrap_or(0)
+    }
+}
+
+fn madt(vcpus: u8) -> MADT {
+    let lapic = LocalInterruptController::Address(LAPIC_ADDRESS);
+    let mut madt = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, lapic);
+    for id in 0..vcpus {
+        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+    }
+    madt.add_structure(IoApic::new(vcpus, IOAPIC_ADDRESS, 0));
+    madt
+}
+
+fn dsdt(devices: &[MmioDevice]) -> Sdt {
+    let mut body = Bytes(Vec::new());
+    serial_port(&mut body);
+    for (index, device) in (0_u8..).zip(devices) {
+        virtio_mmio(&mut body, index, *device);
+    }
+    // A definition block of revision 2 has 64-bit integers.
+    let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    dsdt.append_slice(&body.0);
+    dsdt
+}
+
+fn serial_port(sink: &mut Bytes) {
+    aml::Device::new(
+        "_SB_.COM1".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0501")),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(vec![
+                    &aml::Interrupt::new(true, true, false, false, 4),
+                    &aml::IO::new(0x3f8, 0x3f8, 0, 8),
+                ]),
+            ),
+        ],
+    )
+    .to_aml_bytes(sink);
+}
+
+fn virtio_mmio(sink: &mut Bytes, index: u8, device: MmioDevice) {
+    let name = format!("_SB_.VM{index:02X}");
+    aml::Device::new(
+        name.as_str().into(),
+        vec![
+            &aml::Name::new("_HID".into(), &"LNRO0005"),
+            &aml::Name::new("_UID".into(), &index),
+            &aml::Name::new("_CCA".into(), &aml::ONE),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(vec![
+                    &aml::Memory32Fixed::new(true, device.address, device.length),
+                    &aml::Interrupt::new(true, true, false, false, device.gsi),
+                ]),
+            ),
+        ],
+    )
+    .to_aml_bytes(sink);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checksum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    fn table_at(tables: &Tables, base: u64, address: u64) -> &[u8] {
+        let start = usize::try_from(address - base).unwrap();
+        let length = u32::from_le_bytes(tables.bytes[start + 4..start + 8].try_into().unwrap());
+        &tables.bytes[start..start + usize::try_from(length).unwrap()]
+    }
+
+    #[test]
+    fn every_table_is_reachable_from_the_root_pointer_and_sums_to_zero() {
+        let base = 0xe_0000;
+        let device = MmioDevice {
+            address: 0xd000_0000,
+            length: 0x1000,
+            gsi: 5,
+        };
+        let tables = build(base, 2, &[device, device]);
+        let base = u64::from(base);
+        let rsdp = usize::try_from(tables.rsdp - base).unwrap();
+        assert_eq!(&tables.bytes[rsdp..rsdp + 8], b"RSD PTR ");
+        assert_eq!(checksum(&tables.bytes[rsdp..rsdp + 20]), 0);
+        let word =
+            |at: usize, bytes: &[u8]| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let xsdt = table_at(&tables, base, word(rsdp + 24, &tables.bytes));
+        assert_eq!(&xsdt[..4], b"XSDT");
+        let fadt = table_at(&tables, base, word(36, xsdt));
+        let madt = table_at(&tables, base, word(44, xsdt));
+        let dsdt = table_at(&tables, base, word(140, fadt));
+        for (table, signature) in [
+            (xsdt, b"XSDT"),
+            (fadt, b"FACP"),
+            (madt, b"APIC"),
+            (dsdt, b"DSDT"),
+        ] {
+            assert_eq!(&table[..4], signature);
+            assert_eq!(checksum(table), 0, "{signature:?}");
+        }
+    }
+}

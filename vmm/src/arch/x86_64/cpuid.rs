@@ -1,0 +1,169 @@
+//! Which processor features a guest sees: what KVM supports, less what would
+//! make KVM write guest memory behind the dirty ring's back or tie the guest to
+//! this host.
+
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+use kvm_ioctls::Kvm;
+use serde::{Deserialize, Serialize};
+use std::io;
+
+/// One leaf of the CPUID table (`struct kvm_cpuid_entry2`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are the kernel's")]
+pub struct CpuidEntryV1 {
+    pub function: u32,
+    pub index: u32,
+    pub flags: u32,
+    pub eax: u32,
+    pub ebx: u32,
+    pub ecx: u32,
+    pub edx: u32,
+}
+
+/// Most leaves that a table may have.
+pub const MAX_ENTRIES: usize = kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+
+const FEATURES: u32 = 0x1;
+const EXTENDED_TOPOLOGY: [u32; 2] = [0xb, 0x1f];
+const KVM_FEATURES: u32 = 0x4000_0001;
+
+const ECX_TSC_DEADLINE: u32 = 1 << 24;
+const ECX_HYPERVISOR: u32 = 1 << 31;
+
+/// `KVM_FEATURE_CLOCKSOURCE`, `…_NOP_IO_DELAY`, `…_CLOCKSOURCE2` and
+/// `…_CLOCKSOURCE_STABLE_BIT` (kernel document `virt/kvm/x86/cpuid.rst`). Stolen
+/// time, asynchronous page faults and paravirtual EOI are left out: state in
+/// guest memory that only KVM knows of.
+const KVM_FEATURE_MASK: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 24;
+
+/// The table for a guest on this host.
+///
+/// # Errors
+/// What KVM reports.
+pub fn for_host(kvm: &Kvm) -> io::Result<Vec<CpuidEntryV1>> {
+    let supported = kvm
+        .get_supported_cpuid(MAX_ENTRIES)
+        .map_err(io::Error::from)?;
+    Ok(supported
+        .as_slice()
+        .iter()
+        .map(|kernel| adjusted(kernel.into()))
+        .collect())
+}
+
+fn adjusted(mut leaf: CpuidEntryV1) -> CpuidEntryV1 {
+    match leaf.function {
+        // KVM emulates the deadline timer on every processor, but only names it
+        // when asked for the capability.
+        FEATURES => leaf.ecx |= ECX_TSC_DEADLINE | ECX_HYPERVISOR,
+        KVM_FEATURES => leaf.eax &= KVM_FEATURE_MASK,
+        _ => {}
+    }
+    leaf
+}
+
+/// `table` as processor `id` sees it: with its own APIC id.
+///
+/// # Errors
+/// When there are more leaves than KVM takes.
+pub fn for_vcpu(table: &[CpuidEntryV1], id: u8) -> io::Result<CpuId> {
+    let leaves: Vec<kvm_cpuid_entry2> = table
+        .iter()
+        .map(|leaf| {
+            let mut leaf = *leaf;
+            if leaf.function == FEATURES {
+                leaf.ebx = (leaf.ebx & 0x00ff_ffff) | (u32::from(id) << 24);
+            } else if EXTENDED_TOPOLOGY.contains(&leaf.function) {
+                leaf.edx = u32::from(id);
+            }
+            (&leaf).into()
+        })
+        .collect();
+    CpuId::from_entries(&leaves).map_err(io::Error::other)
+}
+
+impl From<&kvm_cpuid_entry2> for CpuidEntryV1 {
+    fn from(kernel: &kvm_cpuid_entry2) -> Self {
+        let &kvm_cpuid_entry2 {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..
+        } = kernel;
+        Self {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+        }
+    }
+}
+
+impl From<&CpuidEntryV1> for kvm_cpuid_entry2 {
+    fn from(own: &CpuidEntryV1) -> Self {
+        let &CpuidEntryV1 {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+        } = own;
+        Self {
+            function,
+            index,
+            flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_vcpu_sees_its_own_apic_id() {
+        let table = [
+            CpuidEntryV1 {
+                function: 1,
+                ebx: 0x7f00_0800,
+                ..Default::default()
+            },
+            CpuidEntryV1 {
+                function: 0xb,
+                edx: 9,
+                ..Default::default()
+            },
+        ];
+        let seen = for_vcpu(&table, 3).unwrap();
+        assert_eq!(seen.as_slice()[0].ebx, 0x0300_0800);
+        assert_eq!(seen.as_slice()[1].edx, 3);
+    }
+
+    #[test]
+    fn features_that_write_guest_memory_unseen_are_left_out() {
+        let all = CpuidEntryV1 {
+            function: KVM_FEATURES,
+            eax: u32::MAX,
+            ..Default::default()
+        };
+        let eax = adjusted(all).eax;
+        for (name, bit) in [("async page fault", 4), ("stolen time", 5), ("pv eoi", 6)] {
+            assert_eq!(eax & (1 << bit), 0, "{name}");
+        }
+        assert_ne!(eax & (1 << 3), 0, "the clock stays");
+    }
+}

@@ -1,0 +1,26 @@
+//! x86_64.
+//!
+//! * [`boot`], [`acpi`]: what a kernel finds in memory when it starts.
+//! * [`cpuid`]: which features a guest sees.
+//! * [`registers`], [`msrs`], [`processor`]: the state of a vCPU.
+//! * [`interrupts`], [`clock`]: the state that belongs to the VM.
+
+pub mod acpi;
+pub mod boot;
+pub mod clock;
+pub mod cpuid;
+pub mod interrupts;
+pub mod msrs;
+pub mod processor;
+pub mod registers;
+
+/// Where KVM keeps three pages of its own on processors that need them to run
+/// real-mode code (kernel document `virt/kvm/api.rst`, `KVM_SET_TSS_ADDR`): below
+/// the firmware's place, away from RAM and devices.
+pub const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// Address of the I/O APIC, as KVM has it.
+pub const IOAPIC_ADDRESS: u32 = 0xfec0_0000;
+
+/// Address of the local APIC after reset (Intel SDM volume 3, 11.4.1).
+pub const LAPIC_ADDRESS: u32 = 0xfee0_0000;

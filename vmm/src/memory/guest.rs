@@ -1,0 +1,250 @@
+//! The memory of one machine: reserved while blank, backed by a file once it
+//! boots or is restored, and compared with or put back to that file by page.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use kvm_ioctls::VmFd;
+use snapback_proto::control::FaultRange;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use super::layout::{InvalidSize, Stretch, stretches};
+use super::pages::PageSet;
+use super::{GuestRam, PAGE_SIZE};
+use crate::sys::kvm::set_memory_slot;
+use crate::sys::mapping::{BaseView, Reservation, Sharing};
+use crate::sys::uffd::Uffd;
+
+/// Guest memory could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The size is out of range.
+    #[error(transparent)]
+    Size(#[from] InvalidSize),
+    /// A step with the kernel failed.
+    #[error("guest memory: cannot {step}")]
+    Kernel {
+        /// Which one.
+        step: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// vm-memory does not take the geometry.
+    #[error("guest memory: the regions do not fit together")]
+    Regions(#[from] vm_memory::GuestRegionCollectionError),
+    /// The file that is to lie under the memory is of another size.
+    #[error("the memory file has {found} bytes, the machine {expected}")]
+    FileSize {
+        /// The file's length, in bytes.
+        found: u64,
+        /// The machine's memory, in bytes.
+        expected: u64,
+    },
+}
+
+fn kernel(step: &'static str) -> impl Fn(io::Error) -> MemoryError {
+    move |source| MemoryError::Kernel { step, source }
+}
+
+/// The memory of one machine.
+#[derive(Debug)]
+pub struct GuestMemory {
+    parts: Vec<Part>,
+    ram: GuestRam,
+}
+
+#[derive(Debug)]
+struct Part {
+    stretch: Stretch,
+    reservation: Reservation,
+    base: Option<BaseView>,
+}
+
+impl Part {
+    fn length(&self) -> usize {
+        self.reservation.len()
+    }
+}
+
+impl GuestMemory {
+    /// Reserves `mib` MiB and points the VM's memory slots to it.
+    ///
+    /// # Errors
+    /// When the size is out of range or the kernel refuses.
+    pub fn reserve(vm: &VmFd, mib: u32) -> Result<Self, MemoryError> {
+        let mut parts = Vec::new();
+        let mut regions = Vec::new();
+        for (slot, stretch) in (0_u16..).zip(stretches(mib)?) {
+            let length = usize::try_from(stretch.length).map_err(|_| InvalidSize { mib })?;
+            let reservation = Reservation::new(length).map_err(kernel("reserve addresses"))?;
+            set_memory_slot(vm, slot, stretch.base, &reservation, true)
+                .map_err(kernel("set a memory slot"))?;
+            let region = reservation
+                .region(GuestAddress(stretch.base))
+                .map_err(kernel("describe a region"))?;
+            regions.push(region);
+            parts.push(Part {
+                stretch,
+                reservation,
+                base: None,
+            });
+        }
+        Ok(Self {
+            parts,
+            ram: GuestMemoryMmap::from_regions(regions)?,
+        })
+    }
+
+    /// The memory as devices see it.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Total size, in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.parts.iter().map(|part| part.stretch.length).sum()
+    }
+
+    /// Never: the smallest machine has [`super::layout::MIN_MIB`].
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Where the pager finds this memory in the process.
+    ///
+    /// # Errors
+    /// Never on a 64-bit host.
+    pub fn fault_ranges(&self) -> Result<Vec<FaultRange>, MemoryError> {
+        self.parts
+            .iter()
+            .map(|part| {
+                let range = part.reservation.range();
+                let (address, length) = range.map_err(kernel("name an address"))?;
+                Ok(FaultRange {
+                    address,
+                    length,
+                    offset: part.stretch.offset,
+                })
+            })
+            .collect()
+    }
+
+    /// Backs the memory with `file` for a machine that boots: its writes go to
+    /// the file, and nothing is tracked.
+    ///
+    /// # Errors
+    /// When the file is of another size or the kernel refuses.
+    pub fn back_shared(&mut self, vm: &VmFd, file: BorrowedFd<'_>) -> Result<(), MemoryError> {
+        self.check_size(file)?;
+        for (slot, part) in (0_u16..).zip(&self.parts) {
+            part.reservation
+                .map(file, part.stretch.offset, Sharing::Shared)
+                .map_err(kernel("map the memory file"))?;
+            set_memory_slot(vm, slot, part.stretch.base, &part.reservation, false)
+                .map_err(kernel("turn dirty tracking off"))?;
+        }
+        Ok(())
+    }
+
+    /// Backs the memory with a snapshot's `file`, privately: pages that the file
+    /// lacks are faulted in through `uffd`.
+    ///
+    /// # Errors
+    /// When the file is of another size or the kernel refuses.
+    pub fn back_private(&mut self, uffd: &Uffd, file: BorrowedFd<'_>) -> Result<(), MemoryError> {
+        self.check_size(file)?;
+        for part in &mut self.parts {
+            let offset = part.stretch.offset;
+            part.reservation
+                .map(file, offset, Sharing::Private)
+                .map_err(kernel("map the memory file"))?;
+            let (address, length) = part
+                .reservation
+                .range()
+                .map_err(kernel("name an address"))?;
+            uffd.register_missing(address, length)
+                .map_err(kernel("register the memory with userfaultfd"))?;
+            let base = BaseView::new(file, offset, part.length());
+            part.base = Some(base.map_err(kernel("map the snapshot's pages"))?);
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, file: BorrowedFd<'_>) -> Result<(), MemoryError> {
+        let stat = rustix::fs::fstat(file.as_fd())
+            .map_err(|e| kernel("look at the memory file")(e.into()))?;
+        let found = u64::try_from(stat.st_size).unwrap_or(0);
+        if found != self.len() {
+            return Err(MemoryError::FileSize {
+                found,
+                expected: self.len(),
+            });
+        }
+        Ok(())
+    }
+
+    /// An empty set over this memory's pages.
+    #[must_use]
+    pub fn page_set(&self) -> PageSet {
+        PageSet::new(self.parts.iter().map(|part| part.length() / PAGE_SIZE))
+    }
+
+    /// Moves the devices' dirty bits to `pages`. Returns how many there were.
+    pub fn take_device_writes(&self, pages: &mut PageSet) -> u64 {
+        let mut count = 0;
+        for (slot, region) in (0_u16..).zip(self.ram.iter()) {
+            let words = region.get_mmap().bitmap().get_and_reset();
+            count += words
+                .iter()
+                .map(|word| u64::from(word.count_ones()))
+                .sum::<u64>();
+            pages.insert_words(slot, &words);
+        }
+        count
+    }
+
+    /// Copies `pages` back from the snapshot; the guest is stopped.
+    ///
+    /// # Errors
+    /// When the machine was not restored from a snapshot.
+    pub fn put_back(&self, pages: &PageSet) -> Result<(), MemoryError> {
+        for (slot, page) in pages.iter() {
+            let part = self.parts.get(usize::from(slot));
+            let Some((part, base)) = part.and_then(|p| Some((p, p.base.as_ref()?))) else {
+                return Err(kernel("copy a page back")(io::ErrorKind::NotFound.into()));
+            };
+            base.copy_page_to(&part.reservation, page)
+                .map_err(kernel("copy a page back"))?;
+        }
+        Ok(())
+    }
+
+    /// Guest-physical addresses of pages that differ from the snapshot, at most
+    /// `limit` of them; the guest is stopped.
+    ///
+    /// # Errors
+    /// When the machine was not restored from a snapshot.
+    pub fn differences(&self, limit: usize) -> Result<Vec<u64>, MemoryError> {
+        let mut found = Vec::new();
+        for part in &self.parts {
+            let Some(base) = &part.base else {
+                return Err(kernel("compare a page")(io::ErrorKind::NotFound.into()));
+            };
+            for page in 0..part.length() / PAGE_SIZE {
+                let equal = base.page_equals(&part.reservation, page);
+                if equal.map_err(kernel("compare a page"))? {
+                    continue;
+                }
+                found.push(part.stretch.base + u64::try_from(page * PAGE_SIZE).unwrap_or(0));
+                if found.len() == limit {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,160 @@
+//! A machine without a guest: everything that takes time and does not depend on
+//! a snapshot.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use kvm_ioctls::{Kvm, VmFd};
+use snapback_proto::CONTROL_VERSION;
+use snapback_proto::control::Machine;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
+use crate::arch::x86_64::processor::Shape;
+use crate::arch::x86_64::{TSS_ADDRESS, msrs};
+use crate::memory::{GuestMemory, MemoryError};
+use crate::sys::dirty_ring::{self, DirtyRing};
+use crate::sys::kick;
+use crate::sys::uffd::Uffd;
+use crate::vcpu::{DirtyTracker, Vcpu, VcpuError};
+
+/// Most vCPUs of one machine.
+pub const MAX_VCPUS: u8 = 8;
+
+/// The host's devices that a VMM process inherits, open.
+#[derive(Debug)]
+pub struct HostDevices {
+    /// `/dev/kvm`.
+    pub kvm: Kvm,
+    /// `/dev/userfaultfd`.
+    pub userfaultfd: OwnedFd,
+}
+
+/// A machine could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The agent is of another build.
+    #[error("the agent speaks version {found} of the control protocol, this VMM {CONTROL_VERSION}")]
+    Version {
+        /// What the agent speaks.
+        found: u16,
+    },
+    /// The number of vCPUs is out of range.
+    #[error("{vcpus} vCPUs cannot be built: it must be 1 to {MAX_VCPUS}")]
+    Vcpus {
+        /// What was asked for.
+        vcpus: u8,
+    },
+    /// A step with the kernel failed.
+    #[error("cannot {step}")]
+    Kernel {
+        /// Which one.
+        step: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// Guest memory could not be reserved.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// A vCPU could not be started.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+}
+
+fn kernel<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> PrepareError {
+    move |source| PrepareError::Kernel {
+        step,
+        source: source.into(),
+    }
+}
+
+/// A machine without a guest.
+#[derive(Debug)]
+pub struct Blank {
+    /// Its shape.
+    pub shape: Machine,
+    /// The VM.
+    pub vm: Arc<VmFd>,
+    /// Its memory, not backed yet.
+    pub memory: GuestMemory,
+    /// Where its page faults come from. Kept open for as long as the machine
+    /// lives: with the last descriptor, missing pages would turn into zeroes.
+    pub uffd: Uffd,
+    /// Its vCPUs, idle.
+    pub vcpus: Vec<Vcpu>,
+    /// Written to when a vCPU left its guest by itself.
+    pub stopped: EventFd,
+    /// The CPUID table of this host.
+    pub cpuid: Vec<CpuidEntryV1>,
+    /// The MSRs that KVM can save.
+    pub msrs: Arc<[u32]>,
+}
+
+impl Blank {
+    /// Builds a machine of `shape`.
+    ///
+    /// # Errors
+    /// When the shape is impossible or KVM refuses.
+    pub fn prepare(host: &HostDevices, shape: Machine) -> Result<Self, PrepareError> {
+        if shape.control_version != CONTROL_VERSION {
+            return Err(PrepareError::Version {
+                found: shape.control_version,
+            });
+        }
+        if !(1..=MAX_VCPUS).contains(&shape.vcpus) {
+            return Err(PrepareError::Vcpus { vcpus: shape.vcpus });
+        }
+        let device = std::os::fd::AsFd::as_fd(&host.userfaultfd);
+        let uffd = open_uffd(device)?;
+        let vm = Arc::new(host.kvm.create_vm().map_err(kernel("create a VM"))?);
+        dirty_ring::enable(&vm).map_err(kernel("turn the dirty ring on"))?;
+        vm.set_tss_address(TSS_ADDRESS)
+            .map_err(kernel("set the TSS address"))?;
+        vm.create_irq_chip()
+            .map_err(kernel("create the interrupt controllers"))?;
+        let memory = GuestMemory::reserve(&vm, shape.memory_mib)?;
+        let stopped = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
+        let vcpus = spawn_vcpus(&vm, shape.vcpus, &memory, &stopped)?;
+        Ok(Self {
+            shape,
+            uffd,
+            memory,
+            vcpus,
+            stopped,
+            cpuid: cpuid::for_host(&host.kvm).map_err(kernel("read the supported CPUID"))?,
+            msrs: msrs::listed(&host.kvm)
+                .map_err(kernel("list the MSRs"))?
+                .into(),
+            vm,
+        })
+    }
+}
+
+fn open_uffd(device: BorrowedFd<'_>) -> Result<Uffd, PrepareError> {
+    Uffd::from_device(device).map_err(kernel("create a userfaultfd"))
+}
+
+fn spawn_vcpus(
+    vm: &VmFd,
+    count: u8,
+    memory: &GuestMemory,
+    stopped: &EventFd,
+) -> Result<Vec<Vcpu>, PrepareError> {
+    kick::install_handler().map_err(kernel("install a signal handler"))?;
+    let shape = Shape::of(vm);
+    (0..count)
+        .map(|id| {
+            let fd = vm
+                .create_vcpu(u64::from(id))
+                .map_err(kernel("create a vCPU"))?;
+            let ring = DirtyRing::new(&fd).map_err(kernel("map a vCPU's dirty ring"))?;
+            let tracker = DirtyTracker::new(ring, memory.page_set());
+            let stopped = stopped
+                .try_clone()
+                .map_err(kernel("duplicate an eventfd"))?;
+            Ok(Vcpu::spawn(id, fd, shape.clone(), tracker, stopped)?)
+        })
+        .collect()
+}

@@ -1,0 +1,223 @@
+//! A machine with a guest: its devices are on the bus, its queues are connected,
+//! and its vCPUs can be let go and stopped.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::blank::Blank;
+use crate::arch::x86_64::acpi::MmioDevice;
+use crate::arch::x86_64::clock;
+use crate::arch::x86_64::cpuid::CpuidEntryV1;
+use crate::bus::layout::{MMIO_WINDOW, NOTIFY_OFFSET};
+use crate::bus::{Bus, TooManyDevices};
+use crate::devices::serial::Serial;
+use crate::memory::GuestMemory;
+use crate::supervisor::Saved;
+use crate::sys::uffd::Uffd;
+use crate::vcpu::{Board, Order, Vcpu, VcpuError};
+use crate::virtio::block::{Block, OpenError};
+use crate::virtio::vsock::Vsock;
+
+/// A guest could not be connected to its devices.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// Too many disks.
+    #[error(transparent)]
+    Devices(#[from] TooManyDevices),
+    /// A disk image cannot be used.
+    #[error("disk {index} cannot be used")]
+    Disk {
+        /// Its number, from 0.
+        index: usize,
+        /// Why not.
+        #[source]
+        source: OpenError,
+    },
+    /// A step with the kernel failed.
+    #[error("cannot {step}")]
+    Kernel {
+        /// Which one.
+        step: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// A vCPU did not join.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+}
+
+fn kernel<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> AssembleError {
+    move |source| AssembleError::Kernel {
+        step,
+        source: source.into(),
+    }
+}
+
+/// A queue's doorbell.
+#[derive(Debug)]
+pub struct Doorbell {
+    /// Readable when the guest notified the queue.
+    pub event: EventFd,
+    /// The device's index on the bus.
+    pub device: usize,
+    /// The queue's index in the device.
+    pub queue: usize,
+}
+
+/// A machine with a guest.
+#[derive(Debug)]
+pub struct Live {
+    /// What vCPUs and supervisor share.
+    pub board: Board,
+    /// Guest memory.
+    pub memory: GuestMemory,
+    /// The vCPUs.
+    pub vcpus: Vec<Vcpu>,
+    /// Written to when a vCPU left its guest by itself.
+    pub stopped: EventFd,
+    /// One for each queue of each device.
+    pub doorbells: Vec<Doorbell>,
+    /// The MSRs that KVM can save.
+    pub msrs: Arc<[u32]>,
+    /// The CPUID table that the guest sees.
+    pub cpuid: Arc<[CpuidEntryV1]>,
+    /// The machine's host end of the invocation channel, for polling; the
+    /// device has its own descriptor of it.
+    pub channel: Option<OwnedFd>,
+    /// See [`Blank::uffd`].
+    _uffd: Uffd,
+}
+
+impl Live {
+    /// Puts the devices of a guest into a blank machine whose memory is backed.
+    ///
+    /// # Errors
+    /// When a disk cannot be used or the kernel refuses.
+    pub fn assemble(
+        blank: Blank,
+        serial: OwnedFd,
+        disks: Vec<File>,
+        cpuid: Arc<[CpuidEntryV1]>,
+    ) -> Result<Self, AssembleError> {
+        let serial = Serial::new(serial).map_err(kernel("prepare the serial output"))?;
+        let disks = (0..).zip(disks).map(|(index, file)| {
+            Block::open(file).map_err(|source| AssembleError::Disk { index, source })
+        });
+        let bus = Bus::new(serial, Vsock::new(), disks.collect::<Result<_, _>>()?)?;
+        let doorbells = connect_queues(&blank.vm, &bus)?;
+        let work = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
+        let board = Board {
+            vm: blank.vm,
+            bus: Arc::new(Mutex::new(bus)),
+            ram: blank.memory.ram().clone(),
+            work: Arc::new(work),
+        };
+        for vcpu in &blank.vcpus {
+            vcpu.order(Order::Join(board.clone(), Arc::clone(&cpuid)))?;
+        }
+        for vcpu in &blank.vcpus {
+            vcpu.done()?;
+        }
+        Ok(Self {
+            board,
+            memory: blank.memory,
+            vcpus: blank.vcpus,
+            stopped: blank.stopped,
+            doorbells,
+            msrs: blank.msrs,
+            cpuid,
+            channel: None,
+            _uffd: blank.uffd,
+        })
+    }
+
+    /// The virtio devices as the ACPI tables name them.
+    #[must_use]
+    pub fn mmio_devices(&self) -> Vec<MmioDevice> {
+        let low = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let name = |base, gsi| MmioDevice {
+            address: low(base),
+            length: low(MMIO_WINDOW),
+            gsi,
+        };
+        self.board
+            .bus()
+            .slots()
+            .map(|slot| name(slot.base, slot.gsi))
+            .collect()
+    }
+
+    /// Gives the invocation channel its host end.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub fn attach_channel(&mut self, channel: OwnedFd) -> io::Result<()> {
+        self.channel = Some(channel.as_fd().try_clone_to_owned()?);
+        self.board.bus().attach_channel(channel)
+    }
+
+    /// Takes the channel's host end away.
+    pub fn detach_channel(&mut self) {
+        self.channel = None;
+        self.board.bus().detach_channel();
+    }
+
+    /// Starts every vCPU from where it stands.
+    ///
+    /// # Errors
+    /// When a vCPU's thread is gone.
+    pub fn start(&self) -> Result<(), VcpuError> {
+        self.vcpus
+            .iter()
+            .try_for_each(|vcpu| vcpu.order(Order::Run(None)))
+    }
+
+    /// Lets a guest that stands at its snapshot run, in the snapshot's time.
+    ///
+    /// # Errors
+    /// When KVM does not take the time or a vCPU's thread is gone.
+    pub fn resume(&self, saved: &Saved) -> Result<(), AssembleError> {
+        clock::start(&self.board.vm, &saved.clock).map_err(kernel("set the guest's clock"))?;
+        for (vcpu, state) in self.vcpus.iter().zip(&saved.processors) {
+            vcpu.order(Order::Run(Some(state.time)))?;
+        }
+        Ok(())
+    }
+
+    /// Stops every vCPU.
+    ///
+    /// # Errors
+    /// When one does not stop in time, or stopped for a reason of its own.
+    pub fn pause(&self) -> Result<(), VcpuError> {
+        self.vcpus.iter().try_for_each(Vcpu::kick)?;
+        self.vcpus.iter().try_for_each(Vcpu::paused)?;
+        // The stops were asked for: they are no news.
+        let _ = self.stopped.read();
+        Ok(())
+    }
+}
+
+fn connect_queues(vm: &VmFd, bus: &Bus) -> Result<Vec<Doorbell>, AssembleError> {
+    let mut doorbells = Vec::new();
+    for slot in bus.slots() {
+        for queue in 0..slot.queues {
+            let event = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
+            let address = IoEventAddress::Mmio(slot.base + NOTIFY_OFFSET);
+            let value = u32::try_from(queue).unwrap_or(u32::MAX);
+            vm.register_ioevent(&event, &address, value)
+                .map_err(kernel("connect a queue's doorbell"))?;
+            doorbells.push(Doorbell {
+                event,
+                device: slot.device,
+                queue,
+            });
+        }
+    }
+    Ok(doorbells)
+}

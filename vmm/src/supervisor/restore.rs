@@ -1,0 +1,157 @@
+//! Putting a guest into a blank machine: a kernel to boot, or a snapshot.
+
+use std::io;
+use std::sync::Arc;
+
+use super::Live;
+use super::blank::Blank;
+use super::live::AssembleError;
+use super::saved::{LoadError, MachineV1, Saved};
+use crate::arch::x86_64::boot::{self, BootError};
+use crate::arch::x86_64::interrupts;
+use crate::bus;
+use crate::control::{BootFiles, RestoreFiles};
+use crate::memory::MemoryError;
+use crate::vcpu::{Order, Vcpu, VcpuError};
+
+/// A machine could not be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The memory file cannot be used.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The devices cannot be connected.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// The kernel cannot be loaded.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The channel's socket cannot be used.
+    #[error("the invocation channel's socket cannot be used")]
+    Channel(#[source] io::Error),
+    /// A vCPU does not start.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+}
+
+/// Boots a kernel in a blank machine.
+///
+/// # Errors
+/// When a file cannot be used or the kernel refuses a step.
+pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1), StartError> {
+    let machine = shape(&blank, files.disks.len());
+    blank
+        .memory
+        .back_shared(&blank.vm, std::os::fd::AsFd::as_fd(&files.memory))?;
+    let cpuid = Arc::from(blank.cpuid.as_slice());
+    let mut live = Live::assemble(blank, files.serial, files.disks, cpuid)?;
+    let entry = boot::load(
+        &live.board.ram,
+        &mut files.kernel,
+        &mut files.initramfs,
+        &files.command_line,
+        machine.vcpus,
+        &live.mmio_devices(),
+    )?;
+    live.attach_channel(files.channel)
+        .map_err(StartError::Channel)?;
+    // The others wait for the first one to start them (Intel SDM volume 3, 9.4).
+    if let Some(first) = live.vcpus.first() {
+        first.order(Order::Start(entry))?;
+        first.done()?;
+    }
+    live.start()?;
+    Ok((live, machine))
+}
+
+fn shape(blank: &Blank, disks: usize) -> MachineV1 {
+    MachineV1 {
+        memory_mib: blank.shape.memory_mib,
+        vcpus: blank.shape.vcpus,
+        disks: u8::try_from(disks).unwrap_or(u8::MAX),
+    }
+}
+
+/// A snapshot could not be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The state file is damaged or contradicts itself.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The snapshot is of another machine.
+    #[error("section `machine`: the snapshot is of {snapshot:?}, this machine is {machine:?}")]
+    Shape {
+        /// What the snapshot says.
+        snapshot: MachineV1,
+        /// What was prepared.
+        machine: MachineV1,
+    },
+    /// The memory file cannot be used.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The devices cannot be connected.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// The devices do not take their state.
+    #[error("section `devices`: the state does not fit the machine")]
+    Devices(#[from] bus::RestoreError),
+    /// The interrupt controllers do not take their state.
+    #[error("section `interrupts`: KVM does not take the state")]
+    Interrupts(#[source] io::Error),
+    /// A vCPU does not take its state.
+    #[error("section `processor`: the state cannot be set")]
+    Vcpu(#[from] VcpuError),
+}
+
+impl RestoreError {
+    /// Name of the snapshot section that is to blame.
+    #[must_use]
+    pub fn section(&self) -> Option<&'static str> {
+        match self {
+            Self::Load(error) => error.section(),
+            Self::Shape { .. } => Some("machine"),
+            Self::Memory(_) => Some("memory"),
+            Self::Devices(_) => Some("devices"),
+            Self::Interrupts(_) => Some("interrupts"),
+            Self::Vcpu(_) => Some("processor"),
+            Self::Assemble(_) => None,
+        }
+    }
+}
+
+/// Puts a snapshot into a blank machine. The guest stands still afterwards.
+///
+/// # Errors
+/// When the snapshot is damaged, of another machine, or refused by KVM.
+pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), RestoreError> {
+    let saved = Saved::load(&files.state)?;
+    let machine = shape(&blank, files.disks.len());
+    if saved.machine != machine {
+        return Err(RestoreError::Shape {
+            snapshot: saved.machine,
+            machine,
+        });
+    }
+    blank
+        .memory
+        .back_private(&blank.uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
+    let live = Live::assemble(blank, files.serial, files.disks, Arc::clone(&saved.cpuid))?;
+    load(&live, &saved)?;
+    Ok((live, saved))
+}
+
+/// Sets devices, interrupt controllers and processors of a stopped machine. The
+/// I/O APIC comes before the processors: it hands pending interrupts to their
+/// local APICs, whose own state then has the last word.
+///
+/// # Errors
+/// When a part does not take its state.
+pub fn load(live: &Live, saved: &Saved) -> Result<(), RestoreError> {
+    live.board.bus().restore(&saved.devices, &live.board.ram)?;
+    interrupts::write(&live.board.vm, &saved.interrupts).map_err(RestoreError::Interrupts)?;
+    for (vcpu, state) in live.vcpus.iter().zip(&saved.processors) {
+        vcpu.order(Order::Load(Arc::clone(state)))?;
+    }
+    live.vcpus.iter().try_for_each(Vcpu::done)?;
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! The loop: commands in, replies and events out, devices served in between.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use snapback_proto::control::{ControlError, Event, Failure, Reply, StopReason};
+
+use super::blank::{Blank, HostDevices};
+use super::io::{Wake, nudge, wait};
+use super::restore::{boot, restore};
+use super::saved::{MachineV1, Saved};
+use super::state::{State, Step};
+use super::{Live, snapshot};
+use crate::control::{ControlSocket, Request, RequestError, failure};
+use crate::reset::verify::verify;
+use crate::reset::{reset, settle};
+use crate::vcpu::Stop;
+
+/// The process cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The agent sent something that is no command.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The agent cannot be answered.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Waiting failed.
+    #[error("waiting for something to happen failed")]
+    Wait(#[source] std::io::Error),
+}
+
+/// Serves the agent until it closes the control socket.
+///
+/// # Errors
+/// When the socket carries something that is no command, or the kernel fails.
+pub fn serve(control: ControlSocket, host: HostDevices) -> Result<(), ServeError> {
+    let mut supervisor = Supervisor {
+        control,
+        host,
+        state: State::Started,
+        machine: Contents::Nothing,
+    };
+    loop {
+        let Wake { control, stopped } =
+            wait(supervisor.control.as_fd(), supervisor.served()).map_err(ServeError::Wait)?;
+        if stopped {
+            supervisor.look_at_vcpus()?;
+        }
+        if control {
+            match supervisor.control.receive() {
+                Ok(request) => supervisor.obey(request)?,
+                Err(RequestError::Control(ControlError::Closed)) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+struct Supervisor {
+    control: ControlSocket,
+    host: HostDevices,
+    state: State,
+    machine: Contents,
+}
+
+/// What there is of a machine; `State` says what may be done with it.
+enum Contents {
+    Nothing,
+    Blank(Box<Blank>),
+    Booted(Box<Live>, MachineV1),
+    Restored(Box<Live>, Box<Saved>),
+}
+
+/// What goes back to the agent: a reply, and a descriptor with it.
+struct Answer(Reply, Option<OwnedFd>);
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self(reply, None)
+    }
+}
+
+impl Supervisor {
+    /// The machine whose devices are to be served: only one that runs. A stopped
+    /// one's notifications wait.
+    fn served(&self) -> Option<&Live> {
+        match &self.machine {
+            Contents::Booted(live, _) | Contents::Restored(live, _) if self.state.runs() => {
+                Some(live)
+            }
+            _ => None,
+        }
+    }
+
+    /// Executes one command and answers it.
+    fn obey(&mut self, request: Request) -> Result<(), ControlError> {
+        let name = request.name();
+        let answer = match self.state.after(step_of(&request)) {
+            None => Err(Failure {
+                operation: name.to_owned(),
+                reason: format!("the machine is {:?}: this is not possible now", self.state),
+                section: None,
+            }),
+            Some(next) => self.execute(request).inspect(|_| self.state = next),
+        };
+        match answer {
+            Ok(Answer(reply, fd)) => {
+                let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+                self.control.reply(reply, &fds)
+            }
+            Err(failure) => {
+                self.state = State::Ended;
+                self.control.reply(Reply::Failed(failure), &[])
+            }
+        }
+    }
+
+    fn execute(&mut self, request: Request) -> Result<Answer, Failure> {
+        let name = request.name();
+        let contents = std::mem::replace(&mut self.machine, Contents::Nothing);
+        let fail = |error: &dyn std::error::Error| failure(name, error, None);
+        let (contents, answer) = match (request, contents) {
+            (Request::Prepare(shape), Contents::Nothing) => {
+                let blank = Blank::prepare(&self.host, shape).map_err(|e| fail(&e))?;
+                let ranges = blank.memory.fault_ranges().map_err(|e| fail(&e))?;
+                let uffd = blank
+                    .uffd
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map_err(|e| fail(&e))?;
+                let answer = Answer(Reply::Prepared { ranges }, Some(uffd));
+                (Contents::Blank(Box::new(blank)), answer)
+            }
+            (Request::Boot(files), Contents::Blank(blank)) => {
+                let (live, machine) = boot(*blank, files).map_err(|e| fail(&e))?;
+                (
+                    Contents::Booted(Box::new(live), machine),
+                    Reply::Booted.into(),
+                )
+            }
+            (Request::Snapshot { state }, Contents::Booted(live, machine)) => {
+                let written =
+                    snapshot::take(&live, machine.clone(), &state).map_err(|e| fail(&e))?;
+                let reply = Reply::Snapshotted {
+                    state_len: written.len,
+                };
+                (Contents::Booted(live, machine), reply.into())
+            }
+            (Request::Restore(files), Contents::Blank(blank)) => {
+                let restored = restore(*blank, files);
+                let (live, saved) = restored.map_err(|e| failure(name, &e, e.section()))?;
+                settle(&live).map_err(|e| fail(&e))?;
+                (
+                    Contents::Restored(Box::new(live), Box::new(saved)),
+                    Reply::Restored.into(),
+                )
+            }
+            (Request::Run { channel }, Contents::Restored(mut live, saved)) => {
+                live.attach_channel(channel).map_err(|e| fail(&e))?;
+                live.resume(&saved).map_err(|e| fail(&e))?;
+                nudge(&live).map_err(|e| fail(&e))?;
+                (Contents::Restored(live, saved), Reply::Running.into())
+            }
+            (Request::Reset, Contents::Restored(mut live, saved)) => {
+                let report = reset(&mut live, &saved).map_err(|e| fail(&e))?;
+                (Contents::Restored(live, saved), Reply::Reset(report).into())
+            }
+            (Request::Verify, Contents::Restored(live, saved)) => {
+                let differences = verify(&live, &saved).map_err(|e| fail(&e))?;
+                (
+                    Contents::Restored(live, saved),
+                    Reply::Verified { differences }.into(),
+                )
+            }
+            // The table allowed the step, so the contents are of its state.
+            (request, _) => {
+                return Err(Failure {
+                    operation: request.name().to_owned(),
+                    reason: "the machine is gone".to_owned(),
+                    section: None,
+                });
+            }
+        };
+        self.machine = contents;
+        Ok(answer)
+    }
+
+    /// A vCPU left its guest without being asked to: the guest is over.
+    fn look_at_vcpus(&mut self) -> Result<(), ControlError> {
+        let Some(live) = self.served() else {
+            return Ok(());
+        };
+        // Another vCPU's stop may have written the event: read it once.
+        let _ = live.stopped.read();
+        let Some(stop) = live.vcpus.iter().find_map(crate::vcpu::Vcpu::stopped) else {
+            return Ok(());
+        };
+        let reason = match stop {
+            Stop::Reset => StopReason::Rebooted,
+            Stop::PowerOff => StopReason::PoweredOff,
+            Stop::Paused => StopReason::Broken("a vCPU stopped that nobody asked to".to_owned()),
+            Stop::Broken(why) => StopReason::Broken(why.to_string()),
+        };
+        self.state = State::Ended;
+        self.control.event(Event::Stopped(reason))
+    }
+}
+
+fn step_of(request: &Request) -> Step {
+    match request {
+        Request::Prepare(_) => Step::Prepare,
+        Request::Boot(_) => Step::Boot,
+        Request::Snapshot { .. } => Step::Snapshot,
+        Request::Restore(_) => Step::Restore,
+        Request::Run { .. } => Step::Run,
+        Request::Reset => Step::Reset,
+        Request::Verify => Step::Verify,
+    }
+}

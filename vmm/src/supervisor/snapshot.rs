@@ -1,0 +1,77 @@
+//! Stopping a booted guest at an instant when nothing is in flight, and reading
+//! its state.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::io::quiesce;
+use super::saved::MachineV1;
+use super::{Live, Saved};
+use crate::arch::x86_64::{clock, interrupts};
+use crate::bus::NotQuiet;
+use crate::snapshot::{WriteError, Written};
+use crate::vcpu::{Order, VcpuError};
+
+/// How many rounds a device gets to finish its work: about two seconds.
+const QUIET_ROUNDS: u32 = 400;
+
+/// A snapshot could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A vCPU did not stop or its state cannot be read.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// A device did not finish.
+    #[error("the guest's devices still have work in flight after two seconds")]
+    Busy,
+    /// A device took up work again.
+    #[error(transparent)]
+    NotQuiet(#[from] NotQuiet),
+    /// A step with the kernel failed.
+    #[error("cannot {step}")]
+    Kernel {
+        /// Which one.
+        step: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// The state cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+fn kernel(step: &'static str) -> impl FnOnce(io::Error) -> SnapshotError {
+    move |source| SnapshotError::Kernel { step, source }
+}
+
+/// Stops the guest of `live` and writes its state to `file`.
+///
+/// # Errors
+/// When the guest does not stop, its devices do not come to rest, or a part of
+/// the state cannot be read or written.
+pub fn take(live: &Live, machine: MachineV1, file: &File) -> Result<Written, SnapshotError> {
+    live.pause()?;
+    if !quiesce(live, QUIET_ROUNDS).map_err(kernel("serve the devices"))? {
+        return Err(SnapshotError::Busy);
+    }
+    let mut processors = Vec::with_capacity(live.vcpus.len());
+    for vcpu in &live.vcpus {
+        vcpu.order(Order::Save {
+            msrs: Arc::clone(&live.msrs),
+            probe: true,
+        })?;
+        processors.push(Arc::from(vcpu.saved()?));
+    }
+    let saved = Saved {
+        machine,
+        cpuid: Arc::clone(&live.cpuid),
+        processors,
+        interrupts: interrupts::read(&live.board.vm)
+            .map_err(kernel("read the interrupt controllers"))?,
+        clock: clock::read(&live.board.vm).map_err(kernel("read the clock"))?,
+        devices: live.board.bus().save()?,
+    };
+    Ok(saved.store(file)?)
+}

@@ -1,0 +1,259 @@
+//! Mappings of guest memory.
+//!
+//! A [`Reservation`] is a range of addresses that a machine's memory slots point
+//! to from the start; what lies under it is put there later with `MAP_FIXED`. A
+//! [`BaseView`] is the read-only view of a snapshot's memfd that a reset copies
+//! from. Both stay mapped until the process ends: KVM's memory slots, device code
+//! and vm-memory's regions all hold addresses in them.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use vm_memory::GuestAddress;
+use vm_memory::GuestRegionMmap;
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::mmap::MmapRegionBuilder;
+
+use crate::memory::PAGE_SIZE;
+
+/// A range of the process's addresses that belongs to guest memory for as long
+/// as the process lives.
+#[derive(Debug)]
+pub struct Reservation {
+    address: usize,
+    length: usize,
+}
+
+/// How a file is put under a [`Reservation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// The guest's writes go to the file.
+    Shared,
+    /// A page that the guest writes becomes the machine's own.
+    Private,
+}
+
+impl Reservation {
+    /// Reserves `length` bytes (a multiple of the page size) of address space;
+    /// an access before [`Self::map`] is a fault.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an odd length, else what `mmap(2)` reports.
+    pub fn new(length: usize) -> io::Result<Self> {
+        if length == 0 || !length.is_multiple_of(PAGE_SIZE) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice
+        // touches no existing memory.
+        let address = unsafe { libc::mmap(ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            address: address.expose_provenance(),
+            length,
+        })
+    }
+
+    /// Where it begins, and how long it is, in bytes.
+    ///
+    /// # Errors
+    /// Never on a 64-bit host.
+    pub fn range(&self) -> io::Result<(u64, u64)> {
+        let number = |n| u64::try_from(n).map_err(io::Error::other);
+        Ok((number(self.address)?, number(self.length)?))
+    }
+
+    /// Its length, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Never: a reservation has at least one page.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Puts `file` from `offset` under the whole range.
+    ///
+    /// # Errors
+    /// What `mmap(2)` reports.
+    pub fn map(&self, file: BorrowedFd<'_>, offset: u64, sharing: Sharing) -> io::Result<()> {
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let flags = libc::MAP_FIXED
+            | libc::MAP_NORESERVE
+            | match sharing {
+                Sharing::Shared => libc::MAP_SHARED,
+                Sharing::Private => libc::MAP_PRIVATE,
+            };
+        // SAFETY: MAP_FIXED replaces exactly the range that `new` reserved and
+        // that nothing else ever unmaps. Only raw pointers lead into it (KVM's
+        // slots, vm-memory's volatile accessors), so no Rust reference sees the
+        // bytes change.
+        let mapped = unsafe {
+            libc::mmap(
+                ptr::with_exposed_provenance_mut(self.address),
+                self.length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                file.as_raw_fd(),
+                offset,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    /// The range as a region of guest memory at `base`, with a dirty bitmap for
+    /// the devices' writes.
+    ///
+    /// # Errors
+    /// `InvalidInput` when vm-memory does not accept the geometry.
+    pub fn region(&self, base: GuestAddress) -> io::Result<GuestRegionMmap<AtomicBitmap>> {
+        let page = std::num::NonZeroUsize::new(PAGE_SIZE).ok_or(io::ErrorKind::InvalidInput)?;
+        let bitmap = AtomicBitmap::new(self.length, page);
+        let builder = MmapRegionBuilder::new_with_bitmap(self.length, bitmap)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_PRIVATE);
+        // SAFETY: the pointer is the start of a mapping of `length` bytes that is
+        // never unmapped, so the region stays valid whatever outlives what. It is
+        // used only once a file lies under it; before, an access is a clean fault.
+        let builder = unsafe {
+            builder.with_raw_mmap_pointer(ptr::with_exposed_provenance_mut(self.address))
+        };
+        let region = builder.build().map_err(io::Error::other)?;
+        GuestRegionMmap::new(region, base).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    fn page(&self, index: usize) -> Option<*mut u8> {
+        let offset = index.checked_mul(PAGE_SIZE)?;
+        (offset < self.length).then(|| ptr::with_exposed_provenance_mut(self.address + offset))
+    }
+}
+
+/// A read-only view of the memory file that a [`Reservation`] is a private
+/// mapping of, page for page.
+#[derive(Debug)]
+pub struct BaseView {
+    address: usize,
+    length: usize,
+}
+
+impl BaseView {
+    /// Maps `length` bytes of `file` from `offset`, read-only and shared.
+    ///
+    /// # Errors
+    /// What `mmap(2)` reports.
+    pub fn new(file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<Self> {
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no
+        // existing memory.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                offset,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            address: address.expose_provenance(),
+            length,
+        })
+    }
+
+    fn page(&self, index: usize) -> Option<*const u8> {
+        let offset = index.checked_mul(PAGE_SIZE)?;
+        (offset < self.length).then(|| ptr::with_exposed_provenance(self.address + offset))
+    }
+
+    /// Copies page `index` over the same page of `memory`. The guest must be
+    /// stopped, and the page must have been written by it before: only then is it
+    /// certain that the file holds the page.
+    ///
+    /// # Errors
+    /// `InvalidInput` when there is no such page.
+    pub fn copy_page_to(&self, memory: &Reservation, index: usize) -> io::Result<()> {
+        let (Some(from), Some(to)) = (self.page(index), memory.page(index)) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        // SAFETY: both pointers are the start of a whole mapped page (`page`
+        // checked the bounds, and neither mapping is ever removed), and the two
+        // mappings do not overlap. No Rust reference to either exists.
+        unsafe { ptr::copy_nonoverlapping(from, to, PAGE_SIZE) };
+        Ok(())
+    }
+
+    /// Whether page `index` is the same here and in `memory`. The page of
+    /// `memory` is read first: if the file lacks it, that fault has it filled in.
+    ///
+    /// # Errors
+    /// `InvalidInput` when there is no such page.
+    pub fn page_equals(&self, memory: &Reservation, index: usize) -> io::Result<bool> {
+        let (Some(base), Some(own)) = (self.page(index), memory.page(index)) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        // SAFETY: `own` is the start of a mapped page; a volatile read of its
+        // first byte only makes the page present.
+        unsafe { ptr::read_volatile(own) };
+        // SAFETY: both pointers are the start of a whole mapped page, as in
+        // `copy_page_to`; memcmp only reads.
+        Ok(unsafe { libc::memcmp(base.cast(), own.cast(), PAGE_SIZE) } == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+
+    use vm_memory::{Bytes, GuestMemoryMmap};
+
+    use super::*;
+
+    fn file_of_pages(fill: &[u8]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        for (index, byte) in fill.iter().enumerate() {
+            let at = u64::try_from(index * PAGE_SIZE).unwrap();
+            file.write_all_at(&[*byte; PAGE_SIZE], at).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn a_private_page_is_put_back_from_the_base() {
+        let file = file_of_pages(&[1, 2, 3]);
+        let memory = Reservation::new(3 * PAGE_SIZE).unwrap();
+        memory.map(file.as_fd(), 0, Sharing::Private).unwrap();
+        let base = BaseView::new(file.as_fd(), 0, 3 * PAGE_SIZE).unwrap();
+        let ram =
+            GuestMemoryMmap::from_regions(vec![memory.region(GuestAddress(0)).unwrap()]).unwrap();
+
+        let at = GuestAddress(u64::try_from(PAGE_SIZE).unwrap() + 5);
+        ram.write_obj(0xff_u8, at).unwrap();
+        assert!(!base.page_equals(&memory, 1).unwrap());
+        assert!(base.page_equals(&memory, 2).unwrap());
+        base.copy_page_to(&memory, 1).unwrap();
+        assert!(base.page_equals(&memory, 1).unwrap());
+        assert_eq!(ram.read_obj::<u8>(at).unwrap(), 2);
+        assert!(base.copy_page_to(&memory, 3).is_err());
+    }
+
+    #[test]
+    fn an_odd_length_is_refused() {
+        assert!(Reservation::new(0).is_err());
+        assert!(Reservation::new(PAGE_SIZE + 1).is_err());
+    }
+}

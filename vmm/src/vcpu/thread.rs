@@ -1,0 +1,304 @@
+//! A vCPU's thread and the handle that the supervisor has of it.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::run::{Board, Stop, run};
+use super::{DirtyTracker, run::Broken};
+use crate::arch::x86_64::boot::EntryPoint;
+use crate::arch::x86_64::clock::{self, VcpuTimeV1};
+use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
+use crate::arch::x86_64::msrs;
+use crate::arch::x86_64::processor::{self, ProcessorError, ProcessorV1, Shape};
+use crate::arch::x86_64::registers::SregsV1;
+use crate::sys::kick::{KickSwitch, interrupt};
+
+/// How long a stopped vCPU may take for one order.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a vCPU thread is told to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Take part in this machine and show the guest this CPUID table.
+    Join(Board, Arc<[CpuidEntryV1]>),
+    /// Start at a kernel's entry point.
+    Start(EntryPoint),
+    /// Run the guest; with a time, go on from it.
+    Run(Option<VcpuTimeV1>),
+    /// Read the state: these MSRs, or those that a snapshot can hold of them.
+    Save {
+        /// Numbers of the MSRs.
+        msrs: Arc<[u32]>,
+        /// Whether to leave out what cannot be set.
+        probe: bool,
+    },
+    /// Set the state, all but the time.
+    Load(Arc<ProcessorV1>),
+}
+
+/// A vCPU thread's answer.
+#[derive(Debug)]
+pub enum Report {
+    /// To `Join`, `Start` and `Load`.
+    Done,
+    /// To `Save`.
+    Saved(Box<ProcessorV1>),
+    /// To `Run`: the guest stopped.
+    Stopped(Stop),
+    /// KVM refused.
+    Failed(VcpuError),
+}
+
+/// A vCPU could not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// A part of the state could not be read or set.
+    #[error(transparent)]
+    State(#[from] ProcessorError),
+    /// A step with KVM failed.
+    #[error("KVM cannot {step}")]
+    Kernel {
+        /// Which one.
+        step: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread did not answer.
+    #[error("the vCPU did not answer within {} s", PATIENCE.as_secs())]
+    Silent,
+    /// The thread is gone.
+    #[error("the vCPU's thread is gone")]
+    Gone,
+    /// The thread answered something else than it was asked for.
+    #[error("the vCPU answered something that it was not asked for")]
+    Unexpected,
+    /// The guest stopped by itself.
+    #[error("the guest stopped by itself: {0:?}")]
+    GuestStopped(Stop),
+}
+
+fn kernel<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> VcpuError {
+    move |source| VcpuError::Kernel {
+        step,
+        source: source.into(),
+    }
+}
+
+/// The supervisor's handle of a vCPU.
+#[derive(Debug)]
+pub struct Vcpu {
+    orders: Sender<Order>,
+    reports: Receiver<Report>,
+    kick: KickSwitch,
+    thread: JoinHandle<()>,
+    dirty: Arc<Mutex<DirtyTracker>>,
+}
+
+impl Vcpu {
+    /// Starts the thread of vCPU `id`. It writes to `stopped` when a guest that
+    /// it ran has stopped.
+    ///
+    /// # Errors
+    /// When its run page cannot be mapped or the thread cannot be started.
+    pub fn spawn(
+        id: u8,
+        fd: VcpuFd,
+        shape: Shape,
+        dirty: DirtyTracker,
+        stopped: EventFd,
+    ) -> Result<Self, VcpuError> {
+        let kick = KickSwitch::new(&fd).map_err(kernel("share the vCPU's run page"))?;
+        let dirty = Arc::new(Mutex::new(dirty));
+        let (orders, inbox) = channel();
+        let (outbox, reports) = channel();
+        let worker = Worker {
+            id,
+            fd,
+            shape,
+            board: None,
+            dirty: Arc::clone(&dirty),
+            outbox,
+            stopped,
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || worker.serve(&inbox))
+            .map_err(kernel("start a thread"))?;
+        Ok(Self {
+            orders,
+            reports,
+            kick,
+            thread,
+            dirty,
+        })
+    }
+
+    /// The pages that this vCPU wrote.
+    #[must_use]
+    pub fn dirty(&self) -> &Mutex<DirtyTracker> {
+        &self.dirty
+    }
+
+    /// Gives an order without waiting for its report.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn order(&self, order: Order) -> Result<(), VcpuError> {
+        if matches!(order, Order::Run(_)) {
+            self.kick.set(false);
+        }
+        self.orders.send(order).map_err(|_| VcpuError::Gone)
+    }
+
+    /// Waits for the report to an order.
+    ///
+    /// # Errors
+    /// What the thread reports; [`VcpuError::Silent`] after a bounded time.
+    pub fn report(&self) -> Result<Report, VcpuError> {
+        match self.reports.recv_timeout(PATIENCE) {
+            Ok(Report::Failed(error)) => Err(error),
+            Ok(report) => Ok(report),
+            Err(RecvTimeoutError::Timeout) => Err(VcpuError::Silent),
+            Err(RecvTimeoutError::Disconnected) => Err(VcpuError::Gone),
+        }
+    }
+
+    /// Waits for the report to an order that returns nothing.
+    ///
+    /// # Errors
+    /// As [`Self::report`].
+    pub fn done(&self) -> Result<(), VcpuError> {
+        match self.report()? {
+            Report::Done => Ok(()),
+            _ => Err(VcpuError::Unexpected),
+        }
+    }
+
+    /// Waits for the report to [`Order::Save`].
+    ///
+    /// # Errors
+    /// As [`Self::report`].
+    pub fn saved(&self) -> Result<Box<ProcessorV1>, VcpuError> {
+        match self.report()? {
+            Report::Saved(state) => Ok(state),
+            _ => Err(VcpuError::Unexpected),
+        }
+    }
+
+    /// Makes the guest stop; [`Self::paused`] waits for it.
+    ///
+    /// # Errors
+    /// When the thread cannot be interrupted.
+    pub fn kick(&self) -> Result<(), VcpuError> {
+        self.kick.set(true);
+        interrupt(&self.thread).map_err(kernel("interrupt the vCPU"))
+    }
+
+    /// Waits until a kicked guest has stopped.
+    ///
+    /// # Errors
+    /// As [`Self::report`], or when it stopped for a reason of its own.
+    pub fn paused(&self) -> Result<(), VcpuError> {
+        match self.report()? {
+            Report::Stopped(Stop::Paused) => Ok(()),
+            Report::Stopped(stop) => Err(VcpuError::GuestStopped(stop)),
+            _ => Err(VcpuError::Unexpected),
+        }
+    }
+
+    /// Why the guest stopped, if it did.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stop> {
+        match self.reports.try_recv().ok()? {
+            Report::Stopped(stop) => Some(stop),
+            Report::Failed(error) => Some(Stop::Broken(Broken::Kernel {
+                step: "running the vCPU",
+                reason: error.to_string(),
+            })),
+            Report::Done | Report::Saved(_) => None,
+        }
+    }
+}
+
+struct Worker {
+    id: u8,
+    fd: VcpuFd,
+    shape: Shape,
+    board: Option<Board>,
+    dirty: Arc<Mutex<DirtyTracker>>,
+    outbox: Sender<Report>,
+    stopped: EventFd,
+}
+
+impl Worker {
+    fn serve(mut self, inbox: &Receiver<Order>) {
+        while let Ok(order) = inbox.recv() {
+            let runs = matches!(order, Order::Run(_));
+            let report = self.execute(order).unwrap_or_else(Report::Failed);
+            // Nobody left to tell, or to wake: the process is ending.
+            if self.outbox.send(report).is_err() || (runs && self.stopped.write(1).is_err()) {
+                return;
+            }
+        }
+    }
+
+    fn execute(&mut self, order: Order) -> Result<Report, VcpuError> {
+        match order {
+            Order::Join(board, table) => {
+                let table = cpuid::for_vcpu(&table, self.id).map_err(kernel("build the CPUID"))?;
+                self.fd
+                    .set_cpuid2(&table)
+                    .map_err(kernel("set the CPUID"))?;
+                self.board = Some(board);
+                Ok(Report::Done)
+            }
+            Order::Start(entry) => {
+                let reset = self
+                    .fd
+                    .get_sregs()
+                    .map_err(kernel("read the system registers"))?;
+                let sregs = entry.system_registers(&SregsV1::from(&reset));
+                self.fd
+                    .set_sregs(&(&sregs).into())
+                    .map_err(kernel("set the system registers"))?;
+                let regs = entry.registers();
+                self.fd
+                    .set_regs(&(&regs).into())
+                    .map_err(kernel("set the registers"))?;
+                Ok(Report::Done)
+            }
+            Order::Run(time) => self.run(time),
+            Order::Save { msrs, probe } => {
+                let listed = if probe {
+                    msrs::settable(&self.fd, &msrs)
+                } else {
+                    msrs.to_vec()
+                };
+                Ok(Report::Saved(Box::new(processor::read(
+                    &self.fd,
+                    &self.shape,
+                    &listed,
+                )?)))
+            }
+            Order::Load(state) => {
+                processor::write(&self.fd, &self.shape, &state)?;
+                Ok(Report::Done)
+            }
+        }
+    }
+
+    fn run(&mut self, time: Option<VcpuTimeV1>) -> Result<Report, VcpuError> {
+        let board = self.board.as_ref().ok_or(VcpuError::Unexpected)?;
+        if let Some(time) = time {
+            clock::start_vcpu(&self.fd, &time).map_err(kernel("set the guest's time"))?;
+        }
+        Ok(Report::Stopped(run(&mut self.fd, board, &self.dirty)))
+    }
+}
