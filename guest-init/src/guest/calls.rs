@@ -1,0 +1,185 @@
+//! What the runtime asks for.
+
+use snapback_proto::frame::MAX_PAYLOAD;
+use snapback_proto::guest::{GuestMessage, ReadyPoint};
+use snapback_proto::ids::RequestId;
+
+use super::{Failure, Guest, GuestError};
+use crate::http::{Body, Reply};
+use crate::runtime_api::connection::Call;
+use crate::runtime_api::errors::{FunctionError, Refusal, accepted};
+use crate::runtime_api::route::Route;
+use crate::runtime_api::state::{Effect, State};
+use crate::sys::heap;
+
+/// The media type of an answer that names none.
+const OCTETS: &str = "application/octet-stream";
+
+/// What an error is called when the runtime does not say.
+const UNKNOWN: &str = "Runtime.Unknown";
+
+impl Guest {
+    /// Serves the complete calls that a connection has received.
+    pub(super) fn serve_calls(&mut self, slot: usize) -> Result<(), GuestError> {
+        loop {
+            let (state, request) = (self.state, self.request.as_ref());
+            let Some(connection) = self.server.get(slot) else {
+                return Ok(());
+            };
+            match connection.next_call(|route| admit(state, request, route)) {
+                Ok(Some(call)) => self.on_call(slot, call)?,
+                Ok(None) => return Ok(()),
+                Err(error) => return self.reply(slot, Reply::protocol_error(error)),
+            }
+        }
+    }
+
+    fn on_call(&mut self, slot: usize, call: Call) -> Result<(), GuestError> {
+        // The state may have changed while the body was on its way.
+        let admitted = call.route.and_then(|route| {
+            admit(self.state, self.request.as_ref(), &route)?;
+            let (state, effect) = self
+                .state
+                .on(route.event())
+                .ok_or(Refusal::InvalidStateTransition)?;
+            Ok((route, state, effect))
+        });
+        let (route, state, effect) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => return self.reply(slot, refusal.reply()),
+        };
+        self.state = state;
+        match effect {
+            Effect::Park => {
+                self.waiter = Some(slot);
+                Ok(())
+            }
+            Effect::ParkReady => {
+                self.waiter = Some(slot);
+                self.report_ready()
+            }
+            Effect::Deliver => self.deliver(slot),
+            _ => self.on_post(
+                slot,
+                &route,
+                effect,
+                call.content_type,
+                call.error_type,
+                call.body,
+            ),
+        }
+    }
+
+    /// A call that brings something. Its sender hears of it last: from then on it
+    /// runs, and what it does is work that a reset undoes.
+    fn on_post(
+        &mut self,
+        slot: usize,
+        route: &Route,
+        effect: Effect,
+        content_type: Option<String>,
+        error_type: Option<String>,
+        body: Body,
+    ) -> Result<(), GuestError> {
+        let (error_type, body, reply) = match body {
+            Body::Kept(body) => (error_type, body, accepted()),
+            Body::TooLarge | Body::Discarded => {
+                let error = FunctionError::response_too_large(MAX_PAYLOAD);
+                let refusal = Refusal::TooLarge { cap: MAX_PAYLOAD };
+                let json = error.to_json();
+                (Some(error.error_type), json, refusal.reply())
+            }
+        };
+        let failed = reply.status() != 202 || !matches!(route, Route::Response(_));
+        match effect {
+            Effect::Answer if failed => self.answer_error(error_type, body)?,
+            Effect::Answer => {
+                let content_type = content_type.unwrap_or_else(|| OCTETS.to_owned());
+                self.answer(content_type, body)?;
+            }
+            Effect::FailInit => {
+                let error_type = error_type.unwrap_or_else(|| UNKNOWN.to_owned());
+                self.send_init_failed(error_type, body)?;
+            }
+            // What is left is restore/error, before or after the request came.
+            other => {
+                let json = body;
+                self.failure = Some(Failure::Restore { error_type, json });
+                if other == Effect::FailRequest {
+                    self.fail_request()?;
+                }
+            }
+        }
+        self.channel.flush()?;
+        self.reply(slot, reply)
+    }
+
+    fn report_ready(&mut self) -> Result<(), GuestError> {
+        let at = match self.state {
+            State::RestoreParked => ReadyPoint::RestoreNext,
+            _ => ReadyPoint::Next,
+        };
+        self.logs.drain(&mut self.channel)?;
+        // Before the report: once the agent has it, the snapshot may be taken.
+        heap::release_free_memory();
+        self.channel
+            .queue(&GuestMessage::Ready { at }, Vec::new())?;
+        Ok(())
+    }
+
+    fn answer(&mut self, content_type: String, body: Vec<u8>) -> Result<(), GuestError> {
+        self.delivery = None;
+        self.logs.drain(&mut self.channel)?;
+        if let Some(request) = self.request.clone() {
+            let message = GuestMessage::Response {
+                request,
+                content_type,
+            };
+            self.channel.queue(&message, body)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer_error(
+        &mut self,
+        error_type: Option<String>,
+        json: Vec<u8>,
+    ) -> Result<(), GuestError> {
+        self.delivery = None;
+        self.logs.drain(&mut self.channel)?;
+        if let Some(request) = self.request.clone() {
+            let message = GuestMessage::Failed {
+                request,
+                error_type,
+            };
+            self.channel.queue(&message, json)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn fail_init(&mut self, error: FunctionError) -> Result<(), GuestError> {
+        let json = error.to_json();
+        self.send_init_failed(error.error_type, json)
+    }
+
+    fn send_init_failed(&mut self, error_type: String, json: Vec<u8>) -> Result<(), GuestError> {
+        self.logs.drain(&mut self.channel)?;
+        self.channel
+            .queue(&GuestMessage::InitFailed { error_type }, json)?;
+        Ok(())
+    }
+}
+
+/// Whether a call makes sense now, and how long its body may be. The id is looked
+/// at before the state, as on Lambda.
+fn admit(state: State, request: Option<&RequestId>, route: &Route) -> Result<usize, Refusal> {
+    if let Some(id) = route.request_id()
+        && request.is_none_or(|current| current.as_str() != id)
+    {
+        return Err(Refusal::InvalidRequestId);
+    }
+    match state.on(route.event()) {
+        Some(_) => Ok(MAX_PAYLOAD),
+        None => Err(Refusal::InvalidStateTransition),
+    }
+}

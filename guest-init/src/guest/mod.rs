@@ -1,0 +1,309 @@
+//! The guest's owner: one thread, one loop, one state.
+//!
+//! ```text
+//!                 ┌───────────────────── Poller ─────────────────────┐
+//!                 │            │             │           │           │
+//!              Channel      Listener,     Log pipes   Runtime's    Orphans
+//!              (host)       connections   (stdout,    process      (PID 1
+//!                 │         (runtime)      stderr)     │            only)
+//!                 ▼            ▼             │           ▼
+//!             `host`        `calls` ─────────┼──────► `exit`
+//!                 └────────────┴── State::on ┴───────────┘
+//! ```
+//!
+//! A thread per connection would be simpler to read and worse in every other way:
+//! each stack is pages that a request dirties and a reset copies back, and the
+//! order "output before answer" would need locks where here it is program order.
+//!
+//! One turn of the loop waits, handles what is ready, and then sends what was
+//! queued; a request costs two wakeups before the runtime runs (resume, invoke)
+//! and one after. While parked the loop sits in that wait, with empty buffers.
+
+mod calls;
+mod exit;
+mod host;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+
+use snapback_proto::guest::{ExitStatus, GuestMessage};
+use snapback_proto::ids::RequestId;
+
+use crate::channel::{Channel, ChannelError};
+use crate::http::Reply;
+use crate::logs::{LogError, Logs};
+use crate::poller::{Interest, Poller, Token};
+use crate::process::{Layout, Orphans, Runtime};
+use crate::resume::{Machine, ResumeError};
+use crate::runtime_api::connection::Received;
+use crate::runtime_api::server::Server;
+use crate::runtime_api::state::{Event, State};
+
+/// Log output is left in its pipe while the channel has more than this to send.
+const CHANNEL_HIGH_WATER: usize = 1024 * 1024;
+
+/// Most reads from one connection before the others get their turn. More than a
+/// whole body of the largest size takes.
+const READS_PER_TURN: usize = 256;
+
+/// The guest cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The channel cannot be used.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The runtime's output cannot be passed on.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The guest cannot be made unlike the others of its snapshot.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+    /// The agent asked for something that makes no sense now.
+    #[error("the agent sent {event:?} while the environment was {state:?}")]
+    Unexpected {
+        /// What it asked for.
+        event: Event,
+        /// The state at that time.
+        state: State,
+    },
+    /// The event loop's own descriptors failed.
+    #[error("the event loop cannot {doing}")]
+    Loop {
+        /// What it was doing.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl GuestError {
+    fn during(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Loop { doing, source }
+    }
+}
+
+/// What a guest is made of.
+pub struct Parts {
+    /// The invocation channel, connected.
+    pub channel: Channel,
+    /// The Runtime API's listener, bound.
+    pub listener: TcpListener,
+    /// Where the function is.
+    pub layout: Layout,
+    /// What a resume renews.
+    pub machine: Box<dyn Machine>,
+    /// The processes to reap besides the runtime, if this is PID 1.
+    pub orphans: Option<Orphans>,
+}
+
+/// The environment of one function.
+pub struct Guest {
+    state: State,
+    poller: Poller,
+    channel: Channel,
+    channel_watched_for_room: bool,
+    server: Server,
+    logs: Logs,
+    layout: Layout,
+    machine: Box<dyn Machine>,
+    orphans: Option<Orphans>,
+    runtime: Option<Runtime>,
+    /// How the runtime ended, until the state machine has been told.
+    ended: Option<ExitStatus>,
+    /// The connection whose call to `next` waits.
+    waiter: Option<usize>,
+    /// The request that an answer must name. Stays until the next one.
+    request: Option<RequestId>,
+    /// The request as the runtime gets it, until it is answered.
+    delivery: Option<Reply>,
+    /// Why requests fail once the runtime is gone.
+    failure: Option<Failure>,
+}
+
+/// Why the runtime takes no more requests.
+#[derive(Debug)]
+enum Failure {
+    /// Its process has ended.
+    Exited(ExitStatus),
+    /// Its hooks failed after a restore; the JSON that it posted.
+    Restore {
+        error_type: Option<String>,
+        json: Vec<u8>,
+    },
+}
+
+impl Guest {
+    /// Puts a guest together. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// When the event loop's descriptors cannot be made.
+    pub fn new(parts: Parts) -> Result<Self, GuestError> {
+        let poller = Poller::new().map_err(GuestError::during("start"))?;
+        let watch = GuestError::during("watch the channel");
+        poller
+            .add(&parts.channel, Token::Channel, Interest::Read)
+            .map_err(watch)?;
+        if let Some(orphans) = &parts.orphans {
+            let watch = GuestError::during("watch for ended processes");
+            poller
+                .add(orphans, Token::Orphans, Interest::Read)
+                .map_err(watch)?;
+        }
+        let watch = GuestError::during("watch the listener");
+        let server = Server::new(parts.listener, &poller).map_err(watch)?;
+        Ok(Self {
+            state: State::Blank,
+            poller,
+            channel: parts.channel,
+            channel_watched_for_room: false,
+            server,
+            logs: Logs::default(),
+            layout: parts.layout,
+            machine: parts.machine,
+            orphans: parts.orphans,
+            runtime: None,
+            ended: None,
+            waiter: None,
+            request: None,
+            delivery: None,
+            failure: None,
+        })
+    }
+
+    /// Says hello and serves until something fails.
+    ///
+    /// # Errors
+    /// Always, in the end: a guest has no other way to stop by itself.
+    pub fn run(&mut self) -> Result<Infallible, GuestError> {
+        let release = env!("CARGO_PKG_VERSION").to_owned();
+        self.channel
+            .queue(&GuestMessage::Hello { release }, Vec::new())?;
+        self.finish_turn()?;
+        loop {
+            let ready = self.poller.wait().map_err(GuestError::during("wait"))?;
+            self.turn(ready)?;
+            if self.ended.is_some() {
+                self.settle()?;
+                self.on_exit()?;
+            }
+            self.finish_turn()?;
+        }
+    }
+
+    fn turn(&mut self, ready: impl Iterator<Item = Token>) -> Result<(), GuestError> {
+        for token in ready {
+            match token {
+                Token::Channel => self.on_channel()?,
+                Token::Listener => self.on_listener()?,
+                Token::Connection(slot) => self.on_connection(slot)?,
+                Token::Log(stream) => self.on_log(stream)?,
+                Token::Runtime => self.on_runtime_ended()?,
+                Token::Orphans => self.on_orphans()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The runtime has ended: whatever it said before that is there already, and
+    /// counts first. A runtime that answers and exits has answered.
+    fn settle(&mut self) -> Result<(), GuestError> {
+        for _ in 0..crate::runtime_api::server::MAX_CONNECTIONS {
+            let ready = self.poller.poll().map_err(GuestError::during("poll"))?;
+            let calls = ready.filter(|t| matches!(t, Token::Listener | Token::Connection(_)));
+            let calls: Vec<_> = calls.collect();
+            if calls.is_empty() {
+                break;
+            }
+            self.turn(calls.into_iter())?;
+        }
+        Ok(())
+    }
+
+    /// Sends what the turn has queued and settles what is watched from now on.
+    fn finish_turn(&mut self) -> Result<(), GuestError> {
+        self.channel.flush()?;
+        let wants_room = self.channel.unsent() > 0;
+        if wants_room != self.channel_watched_for_room {
+            let watch = GuestError::during("watch the channel");
+            let interest = Interest::writing(wants_room);
+            self.poller
+                .change(&self.channel, Token::Channel, interest)
+                .map_err(watch)?;
+            self.channel_watched_for_room = wants_room;
+        }
+        if self.may_log() {
+            self.logs.watch(true, &self.poller)?;
+        }
+        Ok(())
+    }
+
+    fn may_log(&self) -> bool {
+        !self.state.is_parked() && self.channel.unsent() < CHANNEL_HIGH_WATER
+    }
+
+    fn on_log(&mut self, stream: snapback_proto::guest::LogStream) -> Result<(), GuestError> {
+        if self.may_log() {
+            self.logs.pump(stream, &mut self.channel)?;
+        } else {
+            self.logs.watch(false, &self.poller)?;
+        }
+        Ok(())
+    }
+
+    fn on_listener(&mut self) -> Result<(), GuestError> {
+        let accept = |source| GuestError::Loop {
+            doing: "watch a connection",
+            source,
+        };
+        while let Some(slot) = self.server.accept(&self.poller).map_err(accept)? {
+            self.on_connection(slot)?;
+        }
+        Ok(())
+    }
+
+    fn on_connection(&mut self, slot: usize) -> Result<(), GuestError> {
+        for _ in 0..READS_PER_TURN {
+            let Some(connection) = self.server.get(slot) else {
+                return Ok(());
+            };
+            let received = connection.receive();
+            if received == Received::Bytes {
+                self.serve_calls(slot)?;
+            }
+            let watch = GuestError::during("watch a connection");
+            let lives = self.server.flush(slot, &self.poller).map_err(watch)?;
+            if received == Received::End || !lives {
+                return self.close(slot);
+            }
+            if received == Received::Nothing {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, slot: usize) -> Result<(), GuestError> {
+        self.server.close(slot);
+        if self.waiter == Some(slot) {
+            self.waiter = None;
+            if let Some((state, _)) = self.state.on(Event::Hangup) {
+                self.state = state;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues a response and sends it.
+    fn reply(&mut self, slot: usize, reply: Reply) -> Result<(), GuestError> {
+        if let Some(connection) = self.server.get(slot) {
+            connection.reply(reply);
+            let watch = GuestError::during("watch a connection");
+            if !self.server.flush(slot, &self.poller).map_err(watch)? {
+                self.close(slot)?;
+            }
+        }
+        Ok(())
+    }
+}
