@@ -31,7 +31,7 @@ pub fn make(image: &Path) -> Result<()> {
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env(
                 "RUSTFLAGS",
-                format!("{flags} -C target-feature=+crt-static"),
+                format!("{flags} -C target-feature=+crt-static -C strip=debuginfo"),
             ),
     )?;
     let binary = target_dir.join(TARGET).join("release").join(PACKAGE);
