@@ -1,0 +1,92 @@
+//! Lambda's words for requests that the function itself did not answer.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use snapback_proto::guest::ExitStatus;
+use snapback_proto::ids::RequestId;
+
+/// Lambda's error JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorBody<'a> {
+    error_type: &'a str,
+    error_message: String,
+}
+
+fn body(error_type: &str, request: &RequestId, what: &str) -> Vec<u8> {
+    let error_message = format!("RequestId: {request} Error: {what}");
+    // Two strings always make valid JSON.
+    serde_json::to_vec(&ErrorBody {
+        error_type,
+        error_message,
+    })
+    .unwrap_or_default()
+}
+
+/// The function ran past its timeout.
+pub fn timed_out(request: &RequestId, timeout: Duration) -> Vec<u8> {
+    let what = format!("Task timed out after {:.2} seconds", timeout.as_secs_f64());
+    body("Sandbox.Timedout", request, &what)
+}
+
+/// The runtime's process ended.
+pub fn runtime_exited(request: &RequestId, status: ExitStatus) -> Vec<u8> {
+    let what = match status {
+        ExitStatus::Code(0) => "Runtime exited without providing a reason".to_owned(),
+        ExitStatus::Code(code) => format!("Runtime exited with error: exit status {code}"),
+        ExitStatus::Signal(signal) => match signal_name(signal) {
+            Some(name) => format!("Runtime exited with error: signal: {name}"),
+            None => format!("Runtime exited with error: signal: signal {signal}"),
+        },
+    };
+    body("Runtime.ExitError", request, &what)
+}
+
+/// The microVM ended or broke a rule while the request ran.
+pub fn sandbox_failure(request: &RequestId, what: &str) -> Vec<u8> {
+    body("Sandbox.Failure", request, what)
+}
+
+/// The names that Lambda's answers use (they are Go's).
+const fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        11 => "segmentation fault",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_lambdas() {
+        let request = RequestId::from_random([0; 16]);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let id = "00000000-0000-4000-8000-000000000000";
+        assert_eq!(
+            text(timed_out(&request, Duration::from_secs(3))),
+            format!(
+                "{{\"errorType\":\"Sandbox.Timedout\",\"errorMessage\":\
+                 \"RequestId: {id} Error: Task timed out after 3.00 seconds\"}}"
+            )
+        );
+        let exited = |status| text(runtime_exited(&request, status));
+        assert!(exited(ExitStatus::Code(1)).contains("Runtime exited with error: exit status 1\""));
+        assert!(exited(ExitStatus::Signal(9)).contains("error: signal: killed\""));
+        assert!(exited(ExitStatus::Signal(64)).contains("signal: signal 64\""));
+    }
+}

@@ -1,0 +1,346 @@
+//! Invoke: one request in a restored microVM.
+//!
+//! ```text
+//!  Run ─ Resume ─► Resumed │ Invoke ─► Log* ─► Response | Failed | RuntimeExited
+//!      no request yet:     │     the request runs:
+//!      an error            │     every end is an answer in Lambda's words
+//! ```
+
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use snapback_proto::control::{Command, Reply};
+use snapback_proto::guest::{ENTROPY_LEN, GuestMessage, HostMessage, Invoke, Resume};
+use snapback_proto::ids::RequestId;
+
+use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};
+use super::logs::FunctionLog;
+use super::{Environment, Executor, answer, elapsed_ns, wall_clock_ns};
+use crate::ids::{self, EnvironmentId};
+use crate::process::{Cause, CommandError};
+
+/// How long after the channel broke the microVM's end is waited for, so that the
+/// answer can say why.
+const CAUSE_WAIT: Duration = Duration::from_millis(200);
+
+/// One request.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// Its id.
+    pub request: RequestId,
+    /// The function's ARN.
+    pub function_arn: String,
+    /// X-Ray trace id, passed through.
+    pub trace_id: Option<String>,
+    /// Decoded client context.
+    pub client_context: Option<String>,
+    /// Tenant, passed through.
+    pub tenant_id: Option<String>,
+    /// The event.
+    pub payload: Vec<u8>,
+    /// The function's timeout.
+    pub timeout: Duration,
+}
+
+/// How a request ended that reached the function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The function answered.
+    Response {
+        /// The answer.
+        body: Vec<u8>,
+        /// Its media type.
+        content_type: String,
+    },
+    /// The function, its runtime or its microVM failed.
+    FunctionError {
+        /// For example `Runtime.ExitError`, when known.
+        error_type: Option<String>,
+        /// Lambda's error JSON.
+        body: Vec<u8>,
+    },
+}
+
+/// A request that reached the function.
+#[derive(Debug)]
+pub struct Completed {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The last bytes of its output.
+    pub log_tail: Vec<u8>,
+    /// What was measured.
+    pub facts: InvokeFacts,
+    /// Whether the microVM can be reset; otherwise it must be destroyed.
+    pub resettable: bool,
+}
+
+/// What was measured of a request, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InvokeFacts {
+    /// The restore generation that it ran in.
+    pub generation: u64,
+    /// From `Run` to the guest's confirmation.
+    pub resume_ns: u64,
+    /// From the event's departure to the answer's arrival.
+    pub function_ns: u64,
+}
+
+/// A request did not reach the function. The microVM must be destroyed.
+#[derive(Debug, thiserror::Error)]
+pub enum InvokeError {
+    /// The kernel gave no random bytes for the guest.
+    #[error("{environment}: there is no entropy for the guest")]
+    Entropy {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The guest does not run.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The guest did not confirm entropy and clock.
+    #[error("{environment}: the restored guest did not confirm entropy and clock")]
+    Unconfirmed {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// What came instead.
+        #[source]
+        source: ChannelError,
+    },
+    /// Nothing was confirmed in time.
+    #[error("{environment}: the restored guest did not confirm entropy and clock in {limit:?}")]
+    Timeout {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// The bound.
+        limit: Duration,
+    },
+    /// The microVM ended before the request reached it.
+    #[error("{environment}: the microVM ended: {cause}")]
+    Ended {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// What can end a running request.
+enum End {
+    Answered(Outcome),
+    Broken(ChannelError),
+    TimedOut,
+    Vmm(Cause),
+}
+
+impl Executor {
+    /// Runs one request in a microVM that is restored (or reset) and untouched.
+    ///
+    /// # Errors
+    /// When the request did not reach the function. What happens later is in
+    /// [`Completed`].
+    pub async fn invoke(
+        &self,
+        environment: &mut Environment,
+        invocation: &Invocation,
+    ) -> Result<Completed, InvokeError> {
+        let id = environment.id();
+        let start = Instant::now();
+        let mut channel = self.run(environment).await?;
+        let (mut reader, mut writer) = channel.split();
+        let generation = self.next_generation();
+        let fate = environment.process.fate();
+        let mut log = FunctionLog::new(id, &invocation.request);
+        let limit = Duration::from_millis(self.timeouts.resume_ms);
+        tokio::select! {
+            biased;
+            resumed = resume(id, &mut reader, &mut writer, generation, &mut log) => resumed?,
+            () = tokio::time::sleep(limit) => {
+                return Err(InvokeError::Timeout { environment: id, limit });
+            }
+            cause = fate.sealed() => return Err(InvokeError::Ended { environment: id, cause }),
+        }
+        let resume_ns = elapsed_ns(start);
+
+        let start = Instant::now();
+        let end = tokio::select! {
+            biased;
+            end = exchange(&mut reader, &mut writer, invocation, &mut log) => match end {
+                Ok(outcome) => End::Answered(outcome),
+                Err(error) => End::Broken(error),
+            },
+            () = tokio::time::sleep(invocation.timeout) => End::TimedOut,
+            cause = fate.sealed() => End::Vmm(cause),
+        };
+        let facts = InvokeFacts {
+            generation,
+            resume_ns,
+            function_ns: elapsed_ns(start),
+        };
+        let end = match end {
+            // The microVM's end breaks the channel, too, and explains more.
+            End::Broken(error) => tokio::time::timeout(CAUSE_WAIT, fate.sealed())
+                .await
+                .map_or(End::Broken(error), End::Vmm),
+            end => end,
+        };
+        let resettable = matches!(end, End::Answered(_)) && fate.known().is_none();
+        let outcome = conclude(end, invocation);
+        Ok(Completed {
+            outcome,
+            log_tail: log.finish(),
+            facts,
+            resettable,
+        })
+    }
+
+    async fn run(&self, environment: &mut Environment) -> Result<Channel, InvokeError> {
+        let id = environment.id();
+        let (channel, theirs) = Channel::pair().map_err(|source| InvokeError::Unconfirmed {
+            environment: id,
+            source: source.into(),
+        })?;
+        let control = &mut environment.process.control;
+        let fds = [theirs.as_fd()];
+        let answer = control
+            .command(&Command::Run, &fds, self.timeouts.command())
+            .await?;
+        if answer.reply != Reply::Running {
+            return Err(control.unexpected(&Command::Run).into());
+        }
+        Ok(channel)
+    }
+}
+
+async fn resume(
+    environment: EnvironmentId,
+    reader: &mut Reader<'_>,
+    writer: &mut Writer<'_>,
+    generation: u64,
+    log: &mut FunctionLog,
+) -> Result<(), InvokeError> {
+    let mut entropy = [0; ENTROPY_LEN];
+    ids::random(&mut entropy).map_err(|source| InvokeError::Entropy {
+        environment,
+        source,
+    })?;
+    let unconfirmed = |source| InvokeError::Unconfirmed {
+        environment,
+        source,
+    };
+    let message = Resume {
+        generation,
+        entropy,
+        wall_clock_ns: wall_clock_ns(),
+    };
+    writer
+        .send(&HostMessage::Resume(message), &[])
+        .await
+        .map_err(unconfirmed)?;
+    loop {
+        match reader.receive().await.map_err(unconfirmed)? {
+            (
+                GuestMessage::Resumed {
+                    generation: confirmed,
+                },
+                _,
+            ) if confirmed == generation => {
+                return Ok(());
+            }
+            (
+                GuestMessage::Resumed {
+                    generation: confirmed,
+                },
+                _,
+            ) => {
+                let error = ChannelError::Generation {
+                    confirmed,
+                    expected: generation,
+                };
+                return Err(unconfirmed(error));
+            }
+            (GuestMessage::Log { stream }, bytes) => log.push(stream, &bytes),
+            (message, _) => return Err(unconfirmed(out_of_turn(&message, "Resumed or Log"))),
+        }
+    }
+}
+
+/// Sends the event and reads until the answer; both at once, because a guest may
+/// write before it has read everything.
+async fn exchange(
+    reader: &mut Reader<'_>,
+    writer: &mut Writer<'_>,
+    invocation: &Invocation,
+    log: &mut FunctionLog,
+) -> Result<Outcome, ChannelError> {
+    let timeout_ms = u64::try_from(invocation.timeout.as_millis()).unwrap_or(u64::MAX);
+    let message = HostMessage::Invoke(Invoke {
+        request: invocation.request.clone(),
+        deadline_ms: (wall_clock_ns() / 1_000_000).saturating_add(timeout_ms),
+        function_arn: invocation.function_arn.clone(),
+        trace_id: invocation.trace_id.clone(),
+        client_context: invocation.client_context.clone(),
+        tenant_id: invocation.tenant_id.clone(),
+    });
+    let send = writer.send(&message, &invocation.payload);
+    let receive = async {
+        loop {
+            let (message, payload) = reader.receive().await?;
+            if let GuestMessage::Log { stream } = message {
+                log.push(stream, &payload);
+                continue;
+            }
+            return outcome_of(message, payload, &invocation.request);
+        }
+    };
+    tokio::try_join!(send, receive).map(|((), outcome)| outcome)
+}
+
+fn outcome_of(
+    message: GuestMessage,
+    payload: Vec<u8>,
+    expected: &RequestId,
+) -> Result<Outcome, ChannelError> {
+    match message {
+        GuestMessage::Response {
+            request,
+            content_type,
+        } if request == *expected => Ok(Outcome::Response {
+            body: payload,
+            content_type,
+        }),
+        GuestMessage::Failed {
+            request,
+            error_type,
+        } if request == *expected => Ok(Outcome::FunctionError {
+            error_type,
+            body: payload,
+        }),
+        GuestMessage::RuntimeExited { request, status } if request == *expected => {
+            Ok(Outcome::FunctionError {
+                error_type: Some("Runtime.ExitError".to_owned()),
+                body: answer::runtime_exited(expected, status),
+            })
+        }
+        message => Err(out_of_turn(&message, "this request's answer or Log")),
+    }
+}
+
+fn conclude(end: End, invocation: &Invocation) -> Outcome {
+    let request = &invocation.request;
+    let sandbox = |what: &str| Outcome::FunctionError {
+        error_type: Some("Sandbox.Failure".to_owned()),
+        body: answer::sandbox_failure(request, what),
+    };
+    match end {
+        End::Answered(outcome) => outcome,
+        End::TimedOut => Outcome::FunctionError {
+            error_type: Some("Sandbox.Timedout".to_owned()),
+            body: answer::timed_out(request, invocation.timeout),
+        },
+        End::Broken(error) => sandbox(&format!("the invocation channel broke: {error}")),
+        End::Vmm(cause) => sandbox(&format!("the microVM ended: {cause}")),
+    }
+}

@@ -1,0 +1,270 @@
+//! Restore: a blank microVM becomes one that is parked at its function's ready
+//! point.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use snapback_proto::CONTROL_VERSION;
+use snapback_proto::control::{Command, FaultRange, Machine, Reply};
+
+use super::{Executor, elapsed_ns};
+use crate::ids::EnvironmentId;
+use crate::pager::{RegisterError, Registration};
+use crate::process::{Cause, CommandError, SpawnError, VmmProcess};
+use crate::snapshots::Snapshot;
+use crate::telemetry::{Origin, log_lines};
+
+/// A microVM could not be started or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The kernel gave no random bytes for a name.
+    #[error("an environment cannot be named")]
+    Name(#[source] io::Error),
+    /// The process did not start.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// A command failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The VMM did not send the one descriptor that it must.
+    #[error("{environment}: the VMM sent {count} descriptors with its memory, not 1")]
+    Descriptors {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// How many came.
+        count: usize,
+    },
+    /// The pager refused the memory.
+    #[error("{environment}: the memory cannot be paged")]
+    Pager {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// Why.
+        #[source]
+        source: RegisterError,
+    },
+    /// The snapshot's state cannot be opened.
+    #[error("{environment}: the snapshot's state cannot be opened")]
+    State {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The pipe for the serial console could not be made.
+    #[error("{environment}: there is no pipe for the console")]
+    Console {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl RestoreError {
+    /// The snapshot section that is to blame, when one is.
+    #[must_use]
+    pub fn section(&self) -> Option<&str> {
+        match self {
+            Self::Command(error) => error.section(),
+            _ => None,
+        }
+    }
+}
+
+/// A microVM with everything that does not depend on a snapshot.
+#[derive(Debug)]
+pub struct Blank {
+    pub(super) process: VmmProcess,
+    uffd: OwnedFd,
+    ranges: Vec<FaultRange>,
+}
+
+/// A microVM of one snapshot. Dropping it kills its process.
+#[derive(Debug)]
+pub struct Environment {
+    pub(super) process: VmmProcess,
+    /// Ends after the process was told to end.
+    _memory: Registration,
+    snapshot: Arc<Snapshot>,
+    restore_ns: u64,
+}
+
+impl Blank {
+    /// Its name.
+    #[must_use]
+    pub const fn id(&self) -> EnvironmentId {
+        self.process.environment()
+    }
+}
+
+impl Environment {
+    /// Its name.
+    #[must_use]
+    pub const fn id(&self) -> EnvironmentId {
+        self.process.environment()
+    }
+
+    /// What it was restored from.
+    #[must_use]
+    pub const fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// From the `Restore` command to its reply, in nanoseconds.
+    #[must_use]
+    pub const fn restore_ns(&self) -> u64 {
+        self.restore_ns
+    }
+
+    /// Waits for the end of the microVM and says why it came.
+    pub fn ended(&self) -> impl Future<Output = Cause> + Send + 'static {
+        let fate = self.process.fate().clone();
+        async move { fate.sealed().await }
+    }
+
+    /// Kills the process and waits until it is gone.
+    pub async fn end(self) {
+        self.process.end().await;
+    }
+}
+
+impl Executor {
+    /// Starts a process and prepares its microVM.
+    ///
+    /// # Errors
+    /// When the process does not start or the VMM cannot build its machine.
+    pub async fn blank(&self, memory_mib: u32, vcpus: u8) -> Result<Blank, RestoreError> {
+        let id = EnvironmentId::random().map_err(RestoreError::Name)?;
+        self.blank_named(id, memory_mib, vcpus).await
+    }
+
+    /// As [`Self::blank`], with a name that the caller chose.
+    ///
+    /// # Errors
+    /// As [`Self::blank`].
+    pub async fn blank_named(
+        &self,
+        environment: EnvironmentId,
+        memory_mib: u32,
+        vcpus: u8,
+    ) -> Result<Blank, RestoreError> {
+        let mut process = self.launcher.spawn(environment, memory_mib)?;
+        let machine = Machine {
+            control_version: CONTROL_VERSION,
+            memory_mib,
+            vcpus,
+        };
+        let prepare = Command::Prepare(machine);
+        let mut answer = process
+            .control
+            .command(&prepare, &[], self.timeouts.command())
+            .await?;
+        let Reply::Prepared { ranges } = answer.reply else {
+            return Err(process.control.unexpected(&prepare).into());
+        };
+        let count = answer.fds.len();
+        match (answer.fds.pop(), count) {
+            (Some(uffd), 1) => Ok(Blank {
+                process,
+                uffd,
+                ranges,
+            }),
+            _ => Err(RestoreError::Descriptors { environment, count }),
+        }
+    }
+
+    /// Puts a snapshot into a blank microVM of the same shape.
+    ///
+    /// # Errors
+    /// When the snapshot cannot be loaded. The microVM is destroyed.
+    pub async fn restore(
+        &self,
+        blank: Blank,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Environment, RestoreError> {
+        let Blank {
+            mut process,
+            uffd,
+            ranges,
+        } = blank;
+        let environment = process.environment();
+        let fate = process.fate().clone();
+        let failed = move |error: io::Error| fate.seal(Cause::Page(Arc::new(error)));
+        let memory = self
+            .pager
+            .register(uffd, ranges, Arc::clone(snapshot.memory()), failed)
+            .map_err(|source| RestoreError::Pager {
+                environment,
+                source,
+            })?;
+        let state = snapshot
+            .open_state()
+            .map_err(|source| RestoreError::State {
+                environment,
+                source,
+            })?;
+        let console = console(environment).map_err(|source| RestoreError::Console {
+            environment,
+            source,
+        })?;
+        let start = Instant::now();
+        let disks = snapshot.disks();
+        let mut fds = vec![
+            snapshot.memory().descriptor(),
+            state.as_fd(),
+            console.as_fd(),
+        ];
+        fds.extend(disks.iter().map(File::as_fd));
+        let command = Command::Restore {
+            disks: count(disks),
+        };
+        let answer = process
+            .control
+            .command(&command, &fds, self.timeouts.command())
+            .await?;
+        if answer.reply != Reply::Restored {
+            return Err(process.control.unexpected(&command).into());
+        }
+        drop(fds);
+        let restore_ns = elapsed_ns(start);
+        tracing::debug!(
+            %environment,
+            snapshot = %snapshot.id(),
+            took = ?Duration::from_nanos(restore_ns),
+            "restored"
+        );
+        Ok(Environment {
+            process,
+            _memory: memory,
+            snapshot,
+            restore_ns,
+        })
+    }
+}
+
+/// The number of disks of a `Boot` or `Restore`; there are two.
+pub(super) fn count(disks: &[File]) -> u8 {
+    u8::try_from(disks.len()).unwrap_or(u8::MAX)
+}
+
+/// A pipe whose writing end goes to the VMM; what arrives is logged. Both ends do
+/// not block.
+pub(super) fn console(environment: EnvironmentId) -> io::Result<OwnedFd> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader)?;
+    // Ends with the VMM process, which holds the only writing end.
+    tokio::spawn(log_lines(environment, Origin::Console, reader));
+    Ok(writer)
+}
+
+/// Borrowed descriptors of files, in order.
+pub(super) fn borrowed(files: &[File]) -> impl Iterator<Item = BorrowedFd<'_>> {
+    files.iter().map(std::os::fd::AsFd::as_fd)
+}

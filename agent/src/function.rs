@@ -1,0 +1,243 @@
+//! What a function is: Lambda's words in `snake_case`, checked in one place.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use snapback_proto::guest::Init;
+use snapback_proto::ids::FunctionName;
+
+/// The runtimes and the root file system that each one runs in.
+pub const RUNTIMES: [(&str, &str); 1] = [("python3.11", "python")];
+
+/// Region and account in the ARNs of this host's functions.
+pub const ARN_PREFIX: &str = "arn:aws:lambda:local:000000000000:function:";
+
+/// The only version that there is.
+pub const VERSION: &str = "$LATEST";
+
+/// Longest handler, in characters.
+const MAX_HANDLER: usize = 128;
+/// Least memory, in MiB: less does not boot a guest with a runtime.
+const MIN_MEMORY_MB: u32 = 64;
+/// Longest timeout, in seconds.
+const MAX_TIMEOUT_S: u32 = 900;
+/// Names and values of all environment variables together, in bytes.
+const MAX_ENVIRONMENT: usize = 4096;
+
+/// Variables that belong to the runtime; setting one would break it.
+const RESERVED: [&str; 8] = [
+    "_HANDLER",
+    "_X_AMZN_TRACE_ID",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_EXECUTION_ENV",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "LAMBDA_RUNTIME_DIR",
+    "LAMBDA_TASK_ROOT",
+];
+const RESERVED_PREFIX: &str = "AWS_LAMBDA_";
+
+/// A function's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionConfig {
+    /// 1 to 64 letters, digits, `-` or `_`.
+    #[schema(value_type = String)]
+    pub name: FunctionName,
+    /// For example `python3.11`.
+    pub runtime: String,
+    /// For example `app.handler`.
+    pub handler: String,
+    /// Memory, in MiB.
+    #[serde(default = "default_memory")]
+    pub memory_mb: u32,
+    /// How long a request may run, in seconds.
+    #[serde(default = "default_timeout")]
+    pub timeout_s: u32,
+    /// Environment variables.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+/// As Lambda has it.
+#[must_use]
+pub const fn default_memory() -> u32 {
+    128
+}
+
+/// As Lambda has it.
+#[must_use]
+pub const fn default_timeout() -> u32 {
+    3
+}
+
+/// A configuration cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidFunction {
+    /// There is no such runtime.
+    #[error("runtime {0:?} is not known; there is: {known}", known = known_runtimes())]
+    Runtime(String),
+    /// The handler is empty, too long or has spaces.
+    #[error("the handler must be 1 to {MAX_HANDLER} characters without spaces")]
+    Handler,
+    /// The memory is too little or too much.
+    #[error("memory_mb is {memory_mb}, and must be from {MIN_MEMORY_MB} to {most}")]
+    Memory {
+        /// What was asked for.
+        memory_mb: u32,
+        /// The most that this host allows.
+        most: u32,
+    },
+    /// The timeout is zero or too long.
+    #[error("timeout_s is {0}, and must be from 1 to {MAX_TIMEOUT_S}")]
+    Timeout(u32),
+    /// A variable's name is not one, or is taken.
+    #[error("the environment variable {0:?} cannot be set")]
+    Variable(String),
+    /// The variables are too long.
+    #[error("the environment has {0} bytes, and may have {MAX_ENVIRONMENT}")]
+    Environment(usize),
+}
+
+fn known_runtimes() -> String {
+    RUNTIMES.map(|(name, _)| name).join(", ")
+}
+
+impl FunctionConfig {
+    /// Checks everything that serde does not.
+    ///
+    /// # Errors
+    /// Says what is wrong first.
+    pub fn validate(&self, max_memory_mib: u32) -> Result<(), InvalidFunction> {
+        self.root_fs()?;
+        let handler = &self.handler;
+        let printable = handler.chars().all(|c| c.is_ascii_graphic());
+        if handler.is_empty() || handler.len() > MAX_HANDLER || !printable {
+            return Err(InvalidFunction::Handler);
+        }
+        if !(MIN_MEMORY_MB..=max_memory_mib).contains(&self.memory_mb) {
+            let memory_mb = self.memory_mb;
+            return Err(InvalidFunction::Memory {
+                memory_mb,
+                most: max_memory_mib,
+            });
+        }
+        if !(1..=MAX_TIMEOUT_S).contains(&self.timeout_s) {
+            return Err(InvalidFunction::Timeout(self.timeout_s));
+        }
+        if let Some(name) = self.environment.keys().find(|name| !allowed_variable(name)) {
+            return Err(InvalidFunction::Variable(name.clone()));
+        }
+        if let Some((name, _)) = self
+            .environment
+            .iter()
+            .find(|(_, value)| value.contains('\0'))
+        {
+            return Err(InvalidFunction::Variable(name.clone()));
+        }
+        let size = self
+            .environment
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        if size > MAX_ENVIRONMENT {
+            return Err(InvalidFunction::Environment(size));
+        }
+        Ok(())
+    }
+
+    /// Name of the root file system that its runtime needs.
+    ///
+    /// # Errors
+    /// When there is no such runtime.
+    pub fn root_fs(&self) -> Result<&'static str, InvalidFunction> {
+        RUNTIMES
+            .iter()
+            .find(|(name, _)| *name == self.runtime)
+            .map(|(_, root_fs)| *root_fs)
+            .ok_or_else(|| InvalidFunction::Runtime(self.runtime.clone()))
+    }
+
+    /// Its ARN.
+    #[must_use]
+    pub fn arn(&self) -> String {
+        format!("{ARN_PREFIX}{}", self.name)
+    }
+
+    /// How long a request may run.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.timeout_s))
+    }
+
+    /// What guest-init is told.
+    #[must_use]
+    pub fn init(&self) -> Init {
+        Init {
+            function: self.name.to_string(),
+            version: VERSION.to_owned(),
+            handler: self.handler.clone(),
+            memory_mib: self.memory_mb,
+            environment: self.environment.clone().into_iter().collect(),
+            wall_clock_ns: 0,
+        }
+    }
+}
+
+fn allowed_variable(name: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let begins_well = name
+        .chars()
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    begins_well
+        && name.chars().all(word)
+        && !RESERVED.contains(&name)
+        && !name.starts_with(RESERVED_PREFIX)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn config(name: &str) -> FunctionConfig {
+        let json = serde_json::json!({
+            "name": name, "runtime": "python3.11", "handler": "app.handler"
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_lambdas() {
+        let config = config("f");
+        assert_eq!((config.memory_mb, config.timeout_s), (128, 3));
+        config.validate(10_240).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        type Change = fn(&mut FunctionConfig);
+        let cases: [Change; 9] = [
+            |c| c.runtime = "cobol".to_owned(),
+            |c| c.handler.clear(),
+            |c| c.handler = "a b".to_owned(),
+            |c| c.memory_mb = 1,
+            |c| c.memory_mb = 10_241,
+            |c| c.timeout_s = 0,
+            |c| c.timeout_s = 901,
+            |c| {
+                drop(
+                    c.environment
+                        .insert("AWS_LAMBDA_RUNTIME_API".to_owned(), String::new()),
+                )
+            },
+            |c| drop(c.environment.insert("BIG".to_owned(), "x".repeat(4096))),
+        ];
+        for (number, change) in cases.into_iter().enumerate() {
+            let mut bad = config("f");
+            change(&mut bad);
+            assert!(bad.validate(10_240).is_err(), "case {number}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A snapshot's memory on this host: one memfd that all its microVMs map.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{SeekFrom, seek};
+use snapback_vmm::sys::memfd;
+
+use super::PAGE;
+use super::bitmap::Bitmap;
+use super::source::PageSource;
+
+/// Windows that may be filled at the same time.
+const STRIPES: usize = 64;
+
+/// The lazily filled memory of one snapshot.
+#[derive(Debug)]
+pub struct MemoryCache {
+    memfd: OwnedFd,
+    /// The same file, not writable: what VMM processes get.
+    read_only: OwnedFd,
+    len: u64,
+    source: Box<dyn PageSource>,
+    /// Pages that are in the memfd. Each is written at most once.
+    filled: Bitmap,
+    window: u64,
+    stripes: [Mutex<()>; STRIPES],
+    faults: AtomicU64,
+}
+
+/// What a cache has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct CacheStats {
+    /// Pages of the snapshot.
+    pub pages: u64,
+    /// Pages that are in host memory.
+    pub filled: u64,
+    /// Faults that reached the pager.
+    pub faults: u64,
+}
+
+impl MemoryCache {
+    /// An empty cache of `len` bytes. `window` bytes are filled at once around a
+    /// missing page (a power of two, at least a page).
+    ///
+    /// # Errors
+    /// When the memfd cannot be made.
+    pub fn cold(len: u64, source: Box<dyn PageSource>, window: u64) -> io::Result<Self> {
+        Self::new(memfd::create("snapback-cache", len)?, len, source, window)
+    }
+
+    /// A cache of the memory that a guest was booted in; `source` has the pages
+    /// that the guest never touched.
+    ///
+    /// # Errors
+    /// When the memfd's pages cannot be told from its holes.
+    pub fn warm(
+        memfd: OwnedFd,
+        len: u64,
+        source: Box<dyn PageSource>,
+        window: u64,
+    ) -> io::Result<Self> {
+        let cache = Self::new(memfd, len, source, window)?;
+        let mut at = 0;
+        while let Some(data) = data_after(&cache.memfd, at, len)? {
+            (data.start / PAGE..data.end.div_ceil(PAGE)).for_each(|page| cache.filled.set(page));
+            at = data.end;
+        }
+        Ok(cache)
+    }
+
+    fn new(memfd: OwnedFd, len: u64, source: Box<dyn PageSource>, window: u64) -> io::Result<Self> {
+        Ok(Self {
+            read_only: memfd::read_only(&memfd)?,
+            memfd,
+            len,
+            source,
+            filled: Bitmap::new(len.div_ceil(PAGE)),
+            window: window.max(PAGE),
+            stripes: [const { Mutex::new(()) }; STRIPES],
+            faults: AtomicU64::new(0),
+        })
+    }
+
+    /// What a VMM process maps: the memfd, not writable.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.read_only.as_fd()
+    }
+
+    /// Length of the memory, in bytes.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is no memory at all.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Figures about the cache.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            pages: self.filled.len(),
+            filled: self.filled.count(),
+            faults: self.faults.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Makes sure that the page at `offset` (bytes) is in the memfd, with those
+    /// around it. Returns the range of bytes that now is.
+    ///
+    /// # Errors
+    /// When a page cannot be had; `InvalidInput` beyond the end.
+    pub fn fill(&self, offset: u64) -> io::Result<Range<u64>> {
+        if offset >= self.len {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.faults.fetch_add(1, Ordering::Relaxed);
+        let start = offset - offset % self.window;
+        let end = (start + self.window).min(self.len);
+        let pages = start / PAGE..end.div_ceil(PAGE);
+        if pages.clone().all(|page| self.filled.get(page)) {
+            return Ok(start..end);
+        }
+        let stripe = usize::try_from(start / self.window % STRIPES as u64).unwrap_or(0);
+        // A thread that died while it held the lock left whole pages at most.
+        let _one_writer = self.stripes[stripe]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut page = pages.start;
+        while page < pages.end {
+            let run_end = (page..pages.end)
+                .find(|&p| self.filled.get(p))
+                .unwrap_or(pages.end);
+            if run_end > page {
+                self.fill_run(page..run_end)?;
+            }
+            page = run_end + 1;
+        }
+        Ok(start..end)
+    }
+
+    fn fill_run(&self, pages: Range<u64>) -> io::Result<()> {
+        let (start, end) = (pages.start * PAGE, (pages.end * PAGE).min(self.len));
+        let len = usize::try_from(end - start).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut bytes = vec![0; len];
+        self.source.read_at(start, &mut bytes)?;
+        let mut written = 0;
+        while written < len {
+            let at = start + u64::try_from(written).unwrap_or(0);
+            written += rustix::io::pwrite(&self.memfd, &bytes[written..], at)?;
+        }
+        pages.for_each(|page| self.filled.set(page));
+        Ok(())
+    }
+}
+
+/// The next range of a file that is no hole, from `at` on.
+///
+/// # Errors
+/// When the file cannot tell.
+pub fn data_after(file: impl AsFd, at: u64, len: u64) -> io::Result<Option<Range<u64>>> {
+    if at >= len {
+        return Ok(None);
+    }
+    let start = match seek(&file, SeekFrom::Data(at)) {
+        Ok(start) if start < len => start,
+        Ok(_) | Err(rustix::io::Errno::NXIO) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let end = seek(&file, SeekFrom::Hole(start))?.min(len);
+    Ok(Some(start..end))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Page `n` is full of byte `n`; counts its reads.
+    #[derive(Debug, Default)]
+    struct Numbers {
+        bytes_read: Arc<AtomicU64>,
+        broken: bool,
+    }
+
+    impl PageSource for Numbers {
+        fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+            if self.broken {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            self.bytes_read
+                .fetch_add(u64::try_from(bytes.len()).unwrap(), Ordering::Relaxed);
+            for (page, chunk) in (offset / PAGE..).zip(bytes.chunks_mut(4096)) {
+                chunk.fill(u8::try_from(page % 256).unwrap());
+            }
+            Ok(())
+        }
+    }
+
+    fn byte_at(cache: &MemoryCache, offset: u64) -> u8 {
+        let mut byte = [0];
+        rustix::io::pread(cache.descriptor(), &mut byte, offset).unwrap();
+        byte[0]
+    }
+
+    #[test]
+    fn a_page_is_read_from_the_source_once() {
+        let source = Numbers::default();
+        let read = Arc::clone(&source.bytes_read);
+        let cache = MemoryCache::cold(40 * PAGE, Box::new(source), 16 * PAGE).unwrap();
+        assert_eq!(cache.fill(17 * PAGE + 5).unwrap(), 16 * PAGE..32 * PAGE);
+        assert_eq!(cache.fill(31 * PAGE).unwrap(), 16 * PAGE..32 * PAGE);
+        assert_eq!(cache.fill(39 * PAGE).unwrap(), 32 * PAGE..40 * PAGE);
+        assert_eq!(read.load(Ordering::Relaxed), 24 * PAGE);
+        assert_eq!(byte_at(&cache, 17 * PAGE), 17);
+        assert_eq!(
+            cache.stats(),
+            CacheStats {
+                pages: 40,
+                filled: 24,
+                faults: 3
+            }
+        );
+        assert!(cache.fill(40 * PAGE).is_err());
+    }
+
+    #[test]
+    fn pages_that_a_booted_guest_wrote_are_never_written_again() {
+        let memfd = memfd::create("test", 32 * PAGE).unwrap();
+        rustix::io::pwrite(&memfd, &[0xee; 4096], 3 * PAGE).unwrap();
+        let cache =
+            MemoryCache::warm(memfd, 32 * PAGE, Box::new(Numbers::default()), 16 * PAGE).unwrap();
+        assert_eq!(cache.stats().filled, 1);
+        cache.fill(0).unwrap();
+        assert_eq!(
+            (byte_at(&cache, 3 * PAGE), byte_at(&cache, 4 * PAGE)),
+            (0xee, 4)
+        );
+    }
+
+    #[test]
+    fn a_source_that_fails_fills_nothing() {
+        let source = Numbers {
+            broken: true,
+            ..Numbers::default()
+        };
+        let cache = MemoryCache::cold(16 * PAGE, Box::new(source), PAGE).unwrap();
+        assert!(cache.fill(0).is_err());
+        assert_eq!(cache.stats().filled, 0);
+    }
+
+    #[test]
+    fn threads_that_need_the_same_pages_read_them_once() {
+        let source = Numbers::default();
+        let read = Arc::clone(&source.bytes_read);
+        let cache = MemoryCache::cold(256 * PAGE, Box::new(source), 16 * PAGE).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..256).for_each(|page| drop(cache.fill(page * PAGE).unwrap())));
+            }
+        });
+        assert_eq!(read.load(Ordering::Relaxed), 256 * PAGE);
+        assert!((0..256).all(|page| u64::from(byte_at(&cache, page * PAGE)) == page));
+    }
+}

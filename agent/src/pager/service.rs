@@ -1,0 +1,270 @@
+//! The threads that answer faults: all wait on one epoll of all userfaultfds.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::event::{EventfdFlags, eventfd};
+use snapback_proto::control::FaultRange;
+use snapback_vmm::sys::uffd::{Fault, MAX_EVENTS, Uffd};
+
+use super::PAGE;
+use super::cache::MemoryCache;
+
+/// The epoll key of the eventfd that ends the threads.
+const STOP: u64 = 0;
+
+/// A microVM's memory could not be put under the pager's care.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// A range is not one of the snapshot's memory.
+    #[error("the VMM reported a range of {length} bytes at offset {offset} that is not there")]
+    Range {
+        /// Where it would begin in the memory, in bytes.
+        offset: u64,
+        /// Its length, in bytes.
+        length: u64,
+    },
+    /// What the VMM sent is no userfaultfd.
+    #[error("the VMM sent a descriptor that is no userfaultfd")]
+    NotAUserfaultfd,
+    /// The descriptor could not be used.
+    #[error("the userfaultfd cannot be watched")]
+    Io(#[from] io::Error),
+}
+
+/// One microVM's memory.
+struct Client {
+    uffd: Uffd,
+    ranges: Vec<FaultRange>,
+    cache: Arc<MemoryCache>,
+    failed: Box<dyn Fn(io::Error) + Send + Sync>,
+}
+
+struct Shared {
+    epoll: OwnedFd,
+    stop: OwnedFd,
+    clients: Mutex<HashMap<u64, Arc<Client>>>,
+    next_key: AtomicU64,
+}
+
+/// The pager threads. They end when this is dropped.
+pub struct Pager {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A microVM's memory in the pager's care, until this is dropped.
+pub struct Registration {
+    shared: Arc<Shared>,
+    key: u64,
+}
+
+impl std::fmt::Debug for Pager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pager")
+            .field("threads", &self.threads.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Registration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registration")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pager {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When a thread or a descriptor cannot be had.
+    pub fn start(threads: usize) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let data = epoll::EventData::new_u64(STOP);
+        epoll::add(&epoll, &stop, data, epoll::EventFlags::IN)?;
+        let shared = Arc::new(Shared {
+            epoll,
+            stop,
+            clients: Mutex::default(),
+            next_key: AtomicU64::new(STOP + 1),
+        });
+        let mut pager = Self {
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
+        };
+        for number in 0..threads {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("pager-{number}"))
+                .spawn(move || shared.run())?;
+            pager.threads.push(thread);
+        }
+        Ok(pager)
+    }
+
+    /// Fills the faults of a microVM from now on. `ranges` come from its VMM
+    /// process and are not trusted. `failed` is called when a page cannot be
+    /// had; the microVM has to be killed then.
+    ///
+    /// # Errors
+    /// When a range or the descriptor is not what it should be.
+    pub fn register(
+        &self,
+        uffd: OwnedFd,
+        ranges: Vec<FaultRange>,
+        cache: Arc<MemoryCache>,
+        failed: impl Fn(io::Error) + Send + Sync + 'static,
+    ) -> Result<Registration, RegisterError> {
+        for range in &ranges {
+            let end = range.offset.checked_add(range.length);
+            let aligned = (range.address | range.length | range.offset) % PAGE == 0;
+            let mapped = range.address.checked_add(range.length).is_some();
+            if !aligned || !mapped || end.is_none_or(|end| end > cache.len()) {
+                let (offset, length) = (range.offset, range.length);
+                return Err(RegisterError::Range { offset, length });
+            }
+        }
+        if !is_userfaultfd(&uffd)? {
+            return Err(RegisterError::NotAUserfaultfd);
+        }
+        let uffd = Uffd::from_owned_fd(uffd)?;
+        let key = self.shared.next_key.fetch_add(1, Ordering::Relaxed);
+        let client = Arc::new(Client {
+            uffd,
+            ranges,
+            cache,
+            failed: Box::new(failed),
+        });
+        self.shared.clients().insert(key, Arc::clone(&client));
+        let registration = Registration {
+            shared: Arc::clone(&self.shared),
+            key,
+        };
+        let data = epoll::EventData::new_u64(key);
+        epoll::add(
+            &self.shared.epoll,
+            &client.uffd,
+            data,
+            epoll::EventFlags::IN,
+        )
+        .map_err(io::Error::from)?;
+        Ok(registration)
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        // The counter stays set, so every thread sees it.
+        let _ = rustix::io::write(&self.shared.stop, &1_u64.to_ne_bytes());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let client = self.shared.clients().remove(&self.key);
+        if let Some(client) = client {
+            self.shared.forget(&client);
+        }
+    }
+}
+
+impl Shared {
+    fn clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<Client>>> {
+        // The map is whole whenever the lock is free.
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, client: &Client) {
+        // It may be forgotten already.
+        let _ = epoll::delete(&self.epoll, &client.uffd);
+    }
+
+    fn run(&self) {
+        let mut events = Vec::with_capacity(16);
+        loop {
+            events.clear();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => {
+                    // Every microVM hangs at its next missing page, and its
+                    // deadline ends it. Not possible with a valid epoll.
+                    tracing::error!(%errno, "a pager thread ended");
+                    return;
+                }
+            }
+            for event in &events {
+                let key = event.data.u64();
+                if key == STOP {
+                    return;
+                }
+                let client = self.clients().get(&key).map(Arc::clone);
+                if let Some(client) = client {
+                    let error_flags = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
+                    let flags = event.flags;
+                    self.serve(&client, flags.intersects(error_flags));
+                }
+            }
+        }
+    }
+
+    fn serve(&self, client: &Client, broken: bool) {
+        let served = if broken {
+            Err(io::ErrorKind::BrokenPipe.into())
+        } else {
+            client.serve()
+        };
+        if let Err(error) = served {
+            self.forget(client);
+            (client.failed)(error);
+        }
+    }
+}
+
+impl Client {
+    /// Answers the faults that wait now.
+    fn serve(&self) -> io::Result<()> {
+        let mut faults = [Fault::default(); MAX_EVENTS];
+        let count = self.uffd.read_events(&mut faults)?;
+        for fault in &faults[..count] {
+            let (range, offset) = self.locate(fault.address)?;
+            let filled = self.cache.fill(offset)?;
+            // The part of what is filled now that this range shows.
+            let start = filled.start.max(range.offset);
+            let end = filled.end.min(range.offset + range.length);
+            self.uffd
+                .wake(range.address + (start - range.offset), end - start)?;
+        }
+        Ok(())
+    }
+
+    fn locate(&self, address: u64) -> io::Result<(&FaultRange, u64)> {
+        let inside = |range: &&FaultRange| {
+            address >= range.address && address - range.address < range.length
+        };
+        let range = self
+            .ranges
+            .iter()
+            .find(inside)
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok((range, range.offset + (address - range.address)))
+    }
+}
+
+/// Whether a descriptor from a VMM process is what it should be: anything else
+/// could make a pager thread wait forever.
+fn is_userfaultfd(fd: &OwnedFd) -> io::Result<bool> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))?;
+    Ok(link.as_os_str() == "anon_inode:[userfaultfd]")
+}
