@@ -68,7 +68,10 @@ impl Block {
         if bytes % SECTOR != 0 {
             return Err(OpenError::Uneven { bytes });
         }
-        Ok(Self { image, capacity: bytes / SECTOR })
+        Ok(Self {
+            image,
+            capacity: bytes / SECTOR,
+        })
     }
 
     /// Answers one request. Returns the bytes written into the chain.
