@@ -5,6 +5,7 @@
 
 pub mod dirty_ring;
 pub mod fds;
+pub mod jail;
 pub mod kick;
 pub mod kvm;
 pub mod mapping;
