@@ -1,5 +1,11 @@
 //! Tests of the bus: who answers where, and the state of all devices together.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    unused_must_use,
+    reason = "tests choose their own numbers, and look at effects where they matter"
+)]
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 

@@ -1,7 +1,14 @@
 //! A small virtio driver for tests: initialises a device through its registers and
 //! speaks to it through rings in real guest memory.
 
-use vm_memory::{Bytes, GuestAddress};
+#![allow(
+    clippy::cast_possible_truncation,
+    unused_must_use,
+    reason = "tests choose their own numbers, and look at effects where they matter"
+)]
+
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::transport::{MmioDevice, Signals, Transport};
 use super::{COMMON_FEATURES, VirtioDevice};
@@ -236,6 +243,12 @@ impl<D: VirtioDevice> Driver<D> {
 
     pub fn take_used(&mut self, queue: usize) -> Vec<(u32, u32)> {
         self.rings[queue].take_used(&self.ram)
+    }
+
+    /// Whether the page of `addr` is marked as written by the host's side.
+    pub fn is_dirty(&self, addr: u64) -> bool {
+        let region = self.ram.find_region(GuestAddress(addr)).unwrap();
+        region.bitmap().dirty_at(addr as usize)
     }
 
     pub fn needs_reset(&self) -> bool {

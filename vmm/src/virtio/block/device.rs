@@ -65,7 +65,7 @@ impl Block {
         let image = image.into();
         let stat = rustix::fs::fstat(&image).map_err(|error| OpenError::Size(error.into()))?;
         let bytes = u64::try_from(stat.st_size).unwrap_or(0);
-        if bytes % SECTOR != 0 {
+        if !bytes.is_multiple_of(SECTOR) {
             return Err(OpenError::Uneven { bytes });
         }
         Ok(Self {

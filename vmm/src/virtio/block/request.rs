@@ -56,7 +56,7 @@ pub(super) fn parse(
             let end = sector
                 .checked_add(data_len / SECTOR)
                 .ok_or(Status::IoError)?;
-            if end > capacity || data_len % SECTOR != 0 || data_len > max_len {
+            if end > capacity || !data_len.is_multiple_of(SECTOR) || data_len > max_len {
                 return Err(Status::IoError);
             }
             // Cannot overflow: `end` sectors are a file's size.

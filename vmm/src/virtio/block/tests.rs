@@ -1,5 +1,11 @@
 //! Tests of the disk, through real rings.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    unused_must_use,
+    reason = "tests choose their own numbers, and look at effects where they matter"
+)]
+
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
@@ -91,6 +97,17 @@ fn reads_scatter_over_buffers_of_any_size() {
     got.extend(driver.get(DATA + 0x1000, 510));
     got.extend(driver.get(DATA + 0x2fff, 513));
     assert_eq!(got, contents(5 * 512, 1024));
+}
+
+#[test]
+fn what_is_read_is_dirty() {
+    let mut driver = disk();
+    let at = DATA + 0x10_0000;
+    request(&mut driver, IN, 0, &[writable(at + 512, 4096)]);
+    let dirty: Vec<bool> = (0..4)
+        .map(|page| driver.is_dirty(at - 4096 + 4096 * page))
+        .collect();
+    assert_eq!(dirty, [false, true, true, false]);
 }
 
 #[test]

@@ -1,5 +1,11 @@
 //! Tests of the queue glue: hostile rings and chains, and who wants which signal.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    unused_must_use,
+    reason = "tests choose their own numbers, and look at effects where they matter"
+)]
+
 use proptest::prelude::*;
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, Permissions};
@@ -73,7 +79,8 @@ fn hostile_chains_are_malformed() {
     const NEXT: u16 = 1;
     const WRITE: u16 = 2;
     const INDIRECT: u16 = 4;
-    let cases: [(&str, &[(u64, u32, u16, u16)], u16); 9] = [
+    type Case<'a> = (&'a str, &'a [(u64, u32, u16, u16)], u16);
+    let cases: [Case; 9] = [
         ("loop on itself", &[(BUFFERS, 1, NEXT, 0)], 0),
         (
             "loop of two",

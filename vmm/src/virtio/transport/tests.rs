@@ -1,5 +1,11 @@
 //! Register-level tests of the transport, as a driver sees it.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    unused_must_use,
+    reason = "tests choose their own numbers, and look at effects where they matter"
+)]
+
 use proptest::prelude::*;
 
 use super::*;
