@@ -4,6 +4,7 @@
 use anyhow::Context as _;
 use snapback_proto::control::{CONTROL_FD, KVM_FD, USERFAULTFD_FD};
 use snapback_vmm::control::ControlSocket;
+use snapback_vmm::jail::{self, JailConfig};
 use snapback_vmm::supervisor::{HostDevices, serve};
 use snapback_vmm::sys::fds::take_inherited;
 use snapback_vmm::sys::kvm;
@@ -13,6 +14,7 @@ fn main() -> anyhow::Result<()> {
     let kvm_fd = take_inherited(KVM_FD).context("descriptor 4 is not /dev/kvm")?;
     let userfaultfd =
         take_inherited(USERFAULTFD_FD).context("descriptor 5 is not /dev/userfaultfd")?;
+    let _jailed = jail::enter(&JailConfig::full()).context("the process cannot enter its jail")?;
     let host = HostDevices {
         kvm: kvm::from_fd(kvm_fd),
         userfaultfd,

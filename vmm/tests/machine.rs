@@ -1,107 +1,121 @@
-//! A real kernel in a real machine: boot, snapshot, restore, reset.
+//! A real Python function in a real guest: restored, run, reset, compared.
+
+mod harness;
 
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 
-use command_fds::{CommandFdExt, FdMapping};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use snapback_proto::CONTROL_VERSION;
-use snapback_proto::control::{
-    self, CONTROL_FD, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
-};
+use harness::{Cache, Vmm, restore_command, restored, snapshot};
+use snapback_proto::control::{Command, Reply};
 
-fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
-    socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap()
+#[test]
+fn every_request_after_a_reset_is_the_first_one() {
+    let mut machine = restored(Cache::Warm);
+    for round in 0..5 {
+        let answer = machine.request(r#"{"bytes": 3, "dirty": 100}"#);
+        assert_eq!(answer, r#"{"calls": 1, "trace": 3}"#, "round {round}");
+        let report = machine.reset();
+        assert!(report.pages >= 100, "{report:?}");
+        assert!(report.pages_by_devices > 0, "{report:?}");
+        println!("{report:?}");
+    }
+    assert_eq!(machine.faults.load(Ordering::Relaxed), 0);
 }
 
-fn open(path: &str) -> OwnedFd {
-    File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .unwrap()
-        .into()
+#[test]
+fn a_reset_machine_equals_its_snapshot() {
+    let mut machine = restored(Cache::Warm);
+    assert_eq!(
+        machine.differences(),
+        Vec::<String>::new(),
+        "after the restore"
+    );
+    for _ in 0..3 {
+        machine.request(r#"{"dirty": 500}"#);
+        machine.reset();
+        assert_eq!(machine.differences(), Vec::<String>::new(), "after a reset");
+    }
 }
 
-fn spawn() -> (Child, OwnedFd) {
-    let (ours, theirs) = pair(SocketType::SEQPACKET);
-    let child = Command::new(env!("CARGO_BIN_EXE_snapback-vmm"))
-        .stdin(Stdio::null())
-        .fd_mappings(vec![
-            FdMapping {
-                parent_fd: theirs,
-                child_fd: CONTROL_FD,
-            },
-            FdMapping {
-                parent_fd: open("/dev/kvm"),
-                child_fd: KVM_FD,
-            },
-            FdMapping {
-                parent_fd: open("/dev/userfaultfd"),
-                child_fd: USERFAULTFD_FD,
-            },
-        ])
-        .unwrap()
-        .spawn()
-        .unwrap();
-    (child, ours)
+#[test]
+fn a_cold_restore_pages_in_what_it_needs() {
+    let mut machine = restored(Cache::Cold);
+    assert_eq!(machine.request("{}"), r#"{"calls": 1, "trace": 1}"#);
+    let faults = machine.faults.load(Ordering::Relaxed);
+    assert!(
+        (1..20_000).contains(&faults),
+        "{faults} pages of 32768 were faulted in"
+    );
+    machine.reset();
+    assert_eq!(machine.request("{}"), r#"{"calls": 1, "trace": 1}"#);
 }
 
-fn asset(name: &str) -> File {
-    let dir = PathBuf::from(std::env::var_os("SNAPBACK_ASSETS").expect("SNAPBACK_ASSETS"));
-    File::open(dir.join(name)).unwrap()
+#[test]
+fn a_reset_in_the_middle_of_a_request_is_complete() {
+    let mut machine = restored(Cache::Warm);
+    let channel = machine.resume();
+    machine.reset();
+    drop(channel);
+    assert_eq!(machine.differences(), Vec::<String>::new());
+    assert_eq!(machine.request("{}"), r#"{"calls": 1, "trace": 1}"#);
 }
 
-fn ask(socket: &OwnedFd, command: control::Command, fds: &[&dyn AsFd]) -> Reply {
-    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-    control::send(socket, &command, &fds).unwrap();
-    loop {
-        match control::receive::<VmmMessage>(socket).unwrap().0 {
-            VmmMessage::Reply(reply) => return reply,
-            VmmMessage::Event(event) => println!("event {event:?}"),
+#[test]
+fn a_damaged_state_is_refused_by_the_name_of_its_section() {
+    let snapshot = snapshot();
+    let length = snapshot.state.metadata().unwrap().len();
+    let mut bytes = vec![0; usize::try_from(length).unwrap()];
+    snapshot.state.read_exact_at(&mut bytes, 0).unwrap();
+    let half = bytes.len() / 2;
+    for (what, damaged) in [
+        ("cut in half", bytes[..half].to_vec()),
+        ("one bit changed", {
+            let mut copy = bytes.clone();
+            copy[half] ^= 1;
+            copy
+        }),
+    ] {
+        let vmm = Vmm::start();
+        vmm.prepare();
+        let file: File = tempfile::tempfile().unwrap();
+        file.write_all_at(&damaged, 0).unwrap();
+        match restore_command(&vmm, &snapshot.memory, &file).0 {
+            Reply::Failed(failure) => {
+                assert_eq!(
+                    failure.section.as_deref(),
+                    Some("processor"),
+                    "{what}: {failure:?}"
+                );
+            }
+            other => panic!("{what}: {other:?}"),
         }
     }
 }
 
 #[test]
-fn a_kernel_boots_and_writes_to_the_serial_line() {
-    let (mut child, socket) = spawn();
-    let machine = Machine {
-        control_version: CONTROL_VERSION,
-        memory_mib: 128,
-        vcpus: 1,
-    };
-    let reply = ask(&socket, control::Command::Prepare(machine), &[]);
-    println!("{reply:?}");
-    let memory = snapback_vmm::sys::memfd::create("guest", 128 << 20).unwrap();
-    let (mut serial, serial_in) = std::io::pipe().unwrap();
-    let (_channel, theirs) = pair(SocketType::STREAM);
-    let line = "console=ttyS0 reboot=k panic=-1 earlyprintk=ttyS0".to_owned();
-    let reply = ask(
-        &socket,
-        control::Command::Boot {
-            command_line: line,
-            disks: 0,
-        },
-        &[
-            &memory,
-            &asset("vmlinux"),
-            &asset("guest-init.cpio"),
-            &serial_in,
-            &theirs,
-        ],
-    );
-    println!("{reply:?}");
-    drop(serial_in);
-    std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_secs(12));
-        drop(socket);
-    });
-    let mut text = Vec::new();
-    serial.read_to_end(&mut text).unwrap();
-    println!("{}", String::from_utf8_lossy(&text));
-    child.wait().unwrap();
+fn commands_out_of_order_end_the_machine() {
+    let vmm = Vmm::start();
+    let (reply, _) = vmm.ask(&Command::Reset, &[]);
+    assert!(matches!(reply, Reply::Failed(_)), "{reply:?}");
+    let (reply, _) = vmm.ask(&Command::Verify, &[]);
+    assert!(matches!(reply, Reply::Failed(_)), "{reply:?}");
+}
+
+#[test]
+fn the_process_ends_with_its_control_socket_even_while_a_fault_is_unanswered() {
+    let snapshot = snapshot();
+    let mut vmm = Vmm::start();
+    // Nobody answers this machine's page faults.
+    let (_uffd, _) = vmm.prepare();
+    let empty = snapback_vmm::sys::memfd::create("empty", 128 << 20).unwrap();
+    let disks = &snapshot.disks;
+    let (_, serial) = std::io::pipe().unwrap();
+    let fds: [&dyn std::os::fd::AsFd; 5] = [&empty, &snapshot.state, &serial, &disks[0], &disks[1]];
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    snapback_proto::control::send(&vmm.socket, &Command::Restore { disks: 2 }, &fds).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    drop(std::mem::replace(&mut vmm.socket, ours.into()));
+    vmm.wait();
 }

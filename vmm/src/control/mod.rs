@@ -3,12 +3,16 @@
 //! The agent is trusted, but a mixed-up packet must not reach the machine: each
 //! command's descriptors are counted and named here, and nowhere else.
 
+mod hangup;
+
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use snapback_proto::control::{
     Command, ControlError, Event, Failure, Machine, Reply, VmmMessage, receive, send,
 };
+
+pub use hangup::exit_on_hangup;
 
 /// What the agent asks for, with its descriptors by name.
 #[derive(Debug)]

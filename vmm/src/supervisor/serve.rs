@@ -10,7 +10,7 @@ use super::restore::{boot, restore};
 use super::saved::{MachineV1, Saved};
 use super::state::{State, Step};
 use super::{Live, snapshot};
-use crate::control::{ControlSocket, Request, RequestError, failure};
+use crate::control::{ControlSocket, Request, RequestError, exit_on_hangup, failure};
 use crate::reset::verify::verify;
 use crate::reset::{reset, settle};
 use crate::vcpu::Stop;
@@ -24,6 +24,9 @@ pub enum ServeError {
     /// The agent cannot be answered.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The end of the agent cannot be watched for.
+    #[error("the end of the control socket cannot be watched for")]
+    Hangup(#[source] std::io::Error),
     /// Waiting failed.
     #[error("waiting for something to happen failed")]
     Wait(#[source] std::io::Error),
@@ -34,6 +37,7 @@ pub enum ServeError {
 /// # Errors
 /// When the socket carries something that is no command, or the kernel fails.
 pub fn serve(control: ControlSocket, host: HostDevices) -> Result<(), ServeError> {
+    exit_on_hangup(control.as_fd()).map_err(ServeError::Hangup)?;
     let mut supervisor = Supervisor {
         control,
         host,
