@@ -256,3 +256,35 @@ fn what_arrives_is_dirty() {
     let _ = guest.host_ready();
     assert!(guest.driver.is_dirty(buffer(2)) && !guest.driver.is_dirty(buffer(3)));
 }
+
+#[test]
+fn what_the_socket_takes_half_of_arrives_before_the_end() {
+    let (mut guest, mut host) = Guest::connected();
+    let sent = pattern(BUF_ALLOC as usize, 5);
+    guest.send(OP_RW, 0, &sent);
+    let connection = |guest: &Guest| {
+        let connections = &guest.driver.transport.device().connections;
+        connections
+            .values()
+            .next()
+            .map(|connection| connection.pending.len())
+    };
+    // More than the first of the packet's two buffers, and less than both.
+    let pending = connection(&guest).unwrap();
+    assert!(pending > 0 && pending < sent.len() * 2 / 3, "{pending}");
+    guest.send(OP_SHUTDOWN, SHUTDOWN_BOTH, &[]);
+    assert_eq!(guest.packets(), [], "not all has arrived");
+    let mut got = Vec::new();
+    let mut bytes = vec![0; 50_000];
+    loop {
+        match host.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(read) => got.extend_from_slice(&bytes[..read]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        let _ = guest.host_ready();
+    }
+    assert!(got == sent);
+    let last = guest.packets().pop().unwrap();
+    assert_eq!((last.0.op, connection(&guest)), (OP_RST, None));
+}
