@@ -273,7 +273,13 @@ fn what_the_socket_takes_half_of_arrives_before_the_end() {
     let pending = connection(&guest).unwrap();
     assert!(pending > 0 && pending < sent.len() * 2 / 3, "{pending}");
     guest.send(OP_SHUTDOWN, SHUTDOWN_BOTH, &[]);
-    assert_eq!(guest.packets(), [], "not all has arrived");
+    // Not all has arrived: the guest gets credit, and no end.
+    assert!(
+        guest
+            .packets()
+            .iter()
+            .all(|(header, _)| header.op == OP_CREDIT_UPDATE)
+    );
     let mut got = Vec::new();
     let mut bytes = vec![0; 50_000];
     loop {
