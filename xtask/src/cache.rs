@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, anyhow};
 use tempfile::TempDir;
 
+use crate::progress::Step;
+
 /// Scratch directories older than this were left by a run that was killed.
 const STALE_SCRATCH: Duration = Duration::from_secs(24 * 3600);
 
@@ -55,19 +57,20 @@ impl Cache {
     }
 
     /// A scratch directory on the cache's file system, removed when dropped.
-    pub fn scratch(&self) -> Result<TempDir> {
+    fn scratch(&self) -> Result<TempDir> {
         let parent = self.root.join("tmp");
         TempDir::new_in(&parent)
             .with_context(|| format!("cannot create a scratch directory in {}", parent.display()))
     }
 
-    /// The directory of the entry `kind`/`key`; calls `make` with an empty directory to
-    /// fill if the entry is missing.
+    /// The directory of the entry `kind`/`key`; if it is missing, calls `make` with an
+    /// empty directory to fill and a scratch directory. The scratch directory is removed
+    /// after the entry is in place, so that nobody waits for that.
     pub fn entry(
         &self,
         kind: &str,
         key: &Key,
-        make: impl FnOnce(&Path) -> Result<()>,
+        make: impl FnOnce(&Path, &Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let place = self.root.join(kind).join(key.hex());
         if place.is_dir() {
@@ -79,14 +82,19 @@ impl Cache {
         let lock_path = place.with_extension("lock");
         let lock = File::create(&lock_path)
             .with_context(|| format!("cannot create the lock {}", lock_path.display()))?;
-        lock.lock()
-            .with_context(|| format!("cannot take the lock {}", lock_path.display()))?;
+        if lock.try_lock().is_err() {
+            let step = Step::start(format!("{kind}: wait for another run that makes it"));
+            lock.lock()
+                .with_context(|| format!("cannot take the lock {}", lock_path.display()))?;
+            step.done();
+        }
         if place.is_dir() {
             return Ok(place);
         }
         let scratch = self.scratch()?;
-        make(scratch.path())?;
-        let made = scratch.keep();
+        let filled = self.scratch()?;
+        make(filled.path(), scratch.path())?;
+        let made = filled.keep();
         fs::rename(&made, &place).with_context(|| {
             format!(
                 "cannot move the finished entry {} to {}",
@@ -94,6 +102,7 @@ impl Cache {
                 place.display()
             )
         })?;
+        drop(lock);
         Ok(place)
     }
 
@@ -221,15 +230,15 @@ mod tests {
         let key = Key::new().with("a", "1");
         assert!(
             cache
-                .entry("thing", &key, |_| anyhow::bail!("broken"))
+                .entry("thing", &key, |_, _| anyhow::bail!("broken"))
                 .is_err()
         );
         let place = cache
-            .entry("thing", &key, |dir| Ok(fs::write(dir.join("f"), "x")?))
+            .entry("thing", &key, |dir, _| Ok(fs::write(dir.join("f"), "x")?))
             .unwrap();
         assert_eq!(fs::read_to_string(place.join("f")).unwrap(), "x");
         let again = cache
-            .entry("thing", &key, |_| anyhow::bail!("made twice"))
+            .entry("thing", &key, |_, _| anyhow::bail!("made twice"))
             .unwrap();
         assert_eq!(place, again);
     }

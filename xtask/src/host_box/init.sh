@@ -60,7 +60,9 @@ mkfifo /out /err
 { cat </out >/dev/vport0p1; : >/out.done; } &
 { cat </err >/dev/vport0p2; : >/err.done; } &
 echo "started" >$status
-chroot /new /bin/sh /run/snapback-box-job </dev/null >/out 2>/err
+# The host's tree becomes the root of the mount namespace, not only of the job: the kernel
+# lets nobody in a mere chroot make a user namespace.
+(cd /new && mount --move . / && exec chroot . /bin/sh /run/snapback-box-job) </dev/null >/out 2>/err
 code=$?
 
 # The pipes are empty when their readers have ended. A process that the job left behind

@@ -48,15 +48,15 @@ pub fn make(cache: &Cache, kernel: &KernelImage) -> Result<PathBuf> {
         .with("modules", MODULES.join(" "))
         .with("applets", APPLETS.join(" "))
         .with_file(&busybox)?;
-    let entry = cache.entry("box-initramfs", &key, |dir| {
-        let archive = build(kernel, &busybox, dir)?;
+    let entry = cache.entry("box-initramfs", &key, |dir, scratch| {
+        let archive = build(kernel, &busybox, scratch)?;
         let path = dir.join("initramfs.cpio");
         fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))
     })?;
     Ok(entry.join("initramfs.cpio"))
 }
 
-fn build(kernel: &KernelImage, busybox: &Path, dir: &Path) -> Result<Vec<u8>> {
+fn build(kernel: &KernelImage, busybox: &Path, scratch: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for name in [
         "bin", "dev", "lower", "modules", "new", "proc", "sys", "upper",
@@ -74,7 +74,7 @@ fn build(kernel: &KernelImage, busybox: &Path, dir: &Path) -> Result<Vec<u8>> {
     let mut added = BTreeSet::new();
     for module in MODULES {
         for path in dependencies(kernel, module)? {
-            let content = plain_module(&path, dir)?;
+            let content = plain_module(&path, scratch)?;
             let name = module_file_name(&path)?;
             if added.insert(name.clone()) {
                 order.push_str(&name);

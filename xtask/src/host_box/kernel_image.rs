@@ -32,10 +32,9 @@ impl KernelImage {
         let release = release_of(&package)
             .with_context(|| format!("the kernel package {package} has an unexpected name"))?
             .to_owned();
-        let tree = cache.entry(KIND, &key(&package), |dir| {
+        let tree = cache.entry(KIND, &key(&package), |dir, scratch| {
             let step = Step::start(format!("box kernel {release}: download and unpack"));
-            let scratch = cache.scratch()?;
-            for archive in packages::download(std::slice::from_ref(&package), scratch.path())? {
+            for archive in packages::download(std::slice::from_ref(&package), scratch)? {
                 packages::unpack(&archive, dir)?;
             }
             process::quiet(packages::tool("depmod").arg("-b").arg(dir).arg(&release))?;

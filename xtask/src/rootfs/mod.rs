@@ -42,14 +42,13 @@ pub fn make(cache: &Cache, name: &str) -> Result<PathBuf> {
             .join(" "))
         },
     )?;
-    let entry = cache.entry(KIND, &key(&resolved), |dir| {
+    let entry = cache.entry(KIND, &key(&resolved), |dir, scratch| {
         let step = Step::start(format!("root file system {name}: download packages"));
-        let scratch = cache.scratch()?;
         let wanted: Vec<String> = resolved.split(' ').map(str::to_owned).collect();
-        let archives = packages::download(&wanted, &scratch.path().join("packages"))?;
+        let archives = packages::download(&wanted, &scratch.join("packages"))?;
         step.done();
         let step = Step::start(format!("root file system {name}: build the image"));
-        let staging = scratch.path().join("tree");
+        let staging = scratch.join("tree");
         tree::build(&loaded, &archives, &staging)?;
         pack(&staging, &dir.join("image.erofs"))?;
         step.done();
