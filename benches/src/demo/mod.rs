@@ -1,0 +1,4 @@
+//! demo
+pub mod answer;
+pub mod documents;
+pub mod function;
