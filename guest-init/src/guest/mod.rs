@@ -269,7 +269,7 @@ impl Guest {
                 return Ok(());
             };
             let received = connection.receive();
-            if received == Received::Bytes {
+            if matches!(received, Received::Bytes | Received::Last) {
                 self.serve_calls(slot)?;
             }
             let watch = GuestError::during("watch a connection");
@@ -277,7 +277,7 @@ impl Guest {
             if received == Received::End || !lives {
                 return self.close(slot);
             }
-            if received == Received::Nothing {
+            if received != Received::Bytes {
                 return Ok(());
             }
         }

@@ -16,8 +16,10 @@ use crate::output::OutputQueue;
 /// What one read found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// Bytes; there may be more.
+    /// As many bytes as there was room for; there may be more.
     Bytes,
+    /// All the bytes there were.
+    Last,
     /// Nothing at the moment.
     Nothing,
     /// The client is gone.
@@ -84,11 +86,17 @@ impl Connection {
             return Received::End;
         }
         let room = self.decoder.room();
+        let space = room.capacity() - room.len();
         match recv(&self.stream, spare_capacity(room), RecvFlags::DONTWAIT) {
             Ok((0, _)) => Received::End,
             Ok((count, _)) => {
                 self.decoder.appended(count);
-                Received::Bytes
+                // A second read that only finds nothing is a system call too many.
+                if count < space {
+                    Received::Last
+                } else {
+                    Received::Bytes
+                }
             }
             Err(Errno::AGAIN) => Received::Nothing,
             Err(Errno::INTR) => Received::Bytes,

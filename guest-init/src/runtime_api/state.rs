@@ -7,25 +7,29 @@
 //!
 //! ```text
 //!  Blank ──Init──► Initialising ──InitError, Exit──► InitFailed
-//!                    │         │
-//!             RestoreNext     Next                             (snapshot in either)
-//!                    ▼         ▼
-//!          RestoreParked     Parked ◄──────Next────── Idle ◄────────────┐
-//!                    │         │  └──────Hangup──────► │                │
-//!                 Resume    Resume                  Resume           Answer
-//!                    │         ▼                       │                │
-//!                    │       Armed ──Invoke──────────┐ │                │
-//!                    │        ▲ │                    ▼ │                │
-//!                    │    Next│ │Hangup           Running ◄─┐──Next─────┤
-//!                    │        │ ▼                    ▲──────┘           │
-//!                    └──────► Resumed ◄──────────────┼─┘                │
-//!                               │                   Next                │
-//!                             Invoke                 │                  │
-//!                               └────────────────► Pending              │
-//!                                                                       │
-//!  The runtime's end (or RestoreError) leads from Parked, Idle, Running ┘
-//!  and Pending to Gone, from Resumed and Armed to GoneResumed;
-//!  Gone ──Resume──► GoneResumed ──Invoke──► Gone (the request fails).
+//!                    │        │
+//!                 Next        RestoreNext
+//!                    ▼        ▼
+//!    ┌───Next───► Parked    RestoreParked        a snapshot is taken in one of these
+//!    │             │  │        │      │
+//!    │        Resume  Hangup   Resume └──Hangup──► Idle
+//!    │             │  └──► Idle│
+//!    │             ▼           ▼
+//!    │           Armed ◄─Next─ Resumed ◄───Resume── Idle
+//!    │             │ └─Hangup─►│
+//!    │        Invoke           Invoke
+//!    │             ▼           ▼
+//!    │          Running ◄─Next─ Pending
+//!    │             │
+//!    │          Answer
+//!    │             ▼
+//!    └─────────── Idle
+//!
+//!  Exit (and RestoreError in Resumed and Pending), by what has been promised:
+//!    Parked, RestoreParked, Idle ──► Gone            nothing
+//!    Resumed, Armed ───────────────► GoneResumed     a request will come
+//!    Pending, Running ─────────────► Gone            the request fails
+//!    Gone ──Resume──► GoneResumed ──Invoke──► Gone   the request fails at once
 //! ```
 //!
 //! A request id that does not match is refused before it becomes an event.
