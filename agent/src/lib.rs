@@ -12,12 +12,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admission;
+pub mod api;
+pub mod cli;
 pub mod config;
 pub mod exec;
 pub mod function;
 pub mod ids;
+pub mod images;
+pub mod lease;
 pub mod lock;
+pub mod node;
 pub mod pager;
+pub mod placement;
 pub mod process;
 pub mod snapshots;
+pub mod store;
 pub mod telemetry;

@@ -1,3 +1,7 @@
-//! Placeholder entry point; replaced by the crate's first module.
+//! The `snapback` program: agent and command line in one.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    snapback::cli::main()
+}

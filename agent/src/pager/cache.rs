@@ -32,7 +32,9 @@ pub struct MemoryCache {
 }
 
 /// What a cache has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 pub struct CacheStats {
     /// Pages of the snapshot.
     pub pages: u64,
@@ -265,7 +267,11 @@ mod tests {
         let cache = MemoryCache::cold(256 * PAGE, Box::new(source), 16 * PAGE).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..256).for_each(|page| drop(cache.fill(page * PAGE).unwrap())));
+                scope.spawn(|| {
+                    (0..256).for_each(|page| {
+                        cache.fill(page * PAGE).unwrap();
+                    })
+                });
             }
         });
         assert_eq!(read.load(Ordering::Relaxed), 256 * PAGE);

@@ -1,0 +1,93 @@
+//! What the pool needs of microVMs. `exec` does it for real; tests do it without
+//! one.
+
+use std::sync::Arc;
+
+use snapback_proto::control::ResetReport;
+use snapback_vmm::snapshot::manifest::SnapshotId;
+
+use crate::exec::{Blank, Environment, Executor, ResetError, RestoreError};
+use crate::ids::EnvironmentId;
+use crate::process::Cause;
+use crate::snapshots::Snapshot;
+
+/// The verbs that the pool's tasks use.
+pub trait Machines: Send + Sync + 'static {
+    /// What is restored.
+    type Image: Send + Sync + 'static;
+    /// A microVM without a snapshot.
+    type Blank: Send + 'static;
+    /// A microVM with one.
+    type Machine: Send + 'static;
+    /// A restore failed.
+    type RestoreError: std::error::Error + Send + Sync + 'static;
+    /// A reset failed.
+    type ResetError: std::error::Error + Send + Sync + 'static;
+
+    /// The image's name.
+    fn name(image: &Self::Image) -> &SnapshotId;
+
+    /// Starts a microVM of the image's shape.
+    fn blank(
+        &self,
+        id: EnvironmentId,
+        image: &Self::Image,
+    ) -> impl Future<Output = Result<Self::Blank, Self::RestoreError>> + Send;
+
+    /// Loads the image.
+    fn restore(
+        &self,
+        blank: Self::Blank,
+        image: Arc<Self::Image>,
+    ) -> impl Future<Output = Result<Self::Machine, Self::RestoreError>> + Send;
+
+    /// Puts everything back.
+    fn reset(
+        &self,
+        machine: &mut Self::Machine,
+    ) -> impl Future<Output = Result<ResetReport, Self::ResetError>> + Send;
+
+    /// Waits for the microVM's end.
+    fn ended(machine: &Self::Machine) -> impl Future<Output = Cause> + Send + 'static;
+
+    /// Ends a microVM.
+    fn end(&self, machine: Self::Machine) -> impl Future<Output = ()> + Send;
+}
+
+impl Machines for Executor {
+    type Image = Snapshot;
+    type Blank = Blank;
+    type Machine = Environment;
+    type RestoreError = RestoreError;
+    type ResetError = ResetError;
+
+    fn name(image: &Snapshot) -> &SnapshotId {
+        image.id()
+    }
+
+    async fn blank(&self, id: EnvironmentId, image: &Snapshot) -> Result<Blank, RestoreError> {
+        let machine = image.machine();
+        self.blank_named(id, machine.memory_mib, machine.vcpus)
+            .await
+    }
+
+    async fn restore(
+        &self,
+        blank: Blank,
+        image: Arc<Snapshot>,
+    ) -> Result<Environment, RestoreError> {
+        Self::restore(self, blank, image).await
+    }
+
+    async fn reset(&self, machine: &mut Environment) -> Result<ResetReport, ResetError> {
+        Self::reset(self, machine).await
+    }
+
+    fn ended(machine: &Environment) -> impl Future<Output = Cause> + Send + 'static {
+        machine.ended()
+    }
+
+    async fn end(&self, machine: Environment) {
+        machine.end().await;
+    }
+}

@@ -1,0 +1,23 @@
+//! The environments and who has them. One task, the pool's, owns every state.
+//!
+//! ```text
+//!  acquire ─► pool task ─► placement::choose ─► Lease ─► start ─► (invoke) ─► finish
+//!                ▲                                                              │
+//!                └── tasks: blank, restore, reset, end ◄────────────────────────┘
+//! ```
+//!
+//! A lease that is dropped instead of finished poisons its environment.
+
+mod machines;
+mod pool;
+mod ticket;
+
+pub mod state;
+
+pub use machines::Machines;
+pub use pool::{Pool, PoolClient, PoolLimits, PoolSummary};
+pub use state::State;
+pub use ticket::{Lease, LeaseError, ResetOutcome};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! The pool with microVMs made of nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use snapback_proto::control::ResetReport;
+use snapback_vmm::snapshot::manifest::SnapshotId;
+use tokio::sync::{Notify, Semaphore};
+
+use super::pool::PoolLimits;
+use super::*;
+use crate::ids::EnvironmentId;
+use crate::process::{Cause, Fate};
+
+/// What the pretended microVMs do.
+#[derive(Debug)]
+struct Pretend {
+    /// Restores and resets take a permit each.
+    gate: Semaphore,
+    restored: AtomicUsize,
+    reset: AtomicUsize,
+    ended: AtomicUsize,
+    restore_fails: AtomicBool,
+    reset_fails: AtomicBool,
+    something_ended: Notify,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("pretended failure")]
+struct Failure;
+
+#[derive(Debug)]
+struct Machine {
+    fate: Fate,
+}
+
+impl Default for Pretend {
+    fn default() -> Self {
+        Self {
+            gate: Semaphore::new(1000),
+            restored: AtomicUsize::new(0),
+            reset: AtomicUsize::new(0),
+            ended: AtomicUsize::new(0),
+            restore_fails: AtomicBool::new(false),
+            reset_fails: AtomicBool::new(false),
+            something_ended: Notify::new(),
+        }
+    }
+}
+
+impl Machines for Pretend {
+    type Image = SnapshotId;
+    type Blank = ();
+    type Machine = Machine;
+    type RestoreError = Failure;
+    type ResetError = Failure;
+
+    fn name(image: &SnapshotId) -> &SnapshotId {
+        image
+    }
+
+    async fn blank(&self, _: EnvironmentId, _: &SnapshotId) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn restore(&self, (): (), _: Arc<SnapshotId>) -> Result<Machine, Failure> {
+        self.gate.acquire().await.unwrap().forget();
+        if self.restore_fails.load(Ordering::Relaxed) {
+            return Err(Failure);
+        }
+        self.restored.fetch_add(1, Ordering::Relaxed);
+        Ok(Machine {
+            fate: Fate::default(),
+        })
+    }
+
+    async fn reset(&self, _: &mut Machine) -> Result<ResetReport, Failure> {
+        self.gate.acquire().await.unwrap().forget();
+        if self.reset_fails.load(Ordering::Relaxed) {
+            return Err(Failure);
+        }
+        self.reset.fetch_add(1, Ordering::Relaxed);
+        Ok(ResetReport {
+            pages: 7,
+            ..ResetReport::default()
+        })
+    }
+
+    fn ended(machine: &Machine) -> impl Future<Output = Cause> + Send + 'static {
+        let fate = machine.fate.clone();
+        async move { fate.sealed().await }
+    }
+
+    async fn end(&self, machine: Machine) {
+        machine.fate.seal(Cause::Retired);
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        self.something_ended.notify_one();
+    }
+}
+
+type Client = PoolClient<Pretend>;
+
+fn pool(max_environments: usize) -> (Arc<Pretend>, Client, tokio::task::JoinHandle<()>) {
+    let pretend = Arc::new(Pretend::default());
+    let limits = PoolLimits {
+        max_environments,
+        idle: Duration::from_secs(60),
+    };
+    let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
+    (pretend, client, tokio::spawn(pool.run()))
+}
+
+fn image(name: &str) -> Arc<SnapshotId> {
+    Arc::new(name.parse().unwrap())
+}
+
+async fn run(client: &Client, name: &str) -> (EnvironmentId, bool, ResetOutcome) {
+    let mut lease = client.acquire(image(name)).await.unwrap();
+    lease.start();
+    let (id, fresh) = (lease.id(), lease.is_fresh());
+    (id, fresh, lease.finish(None).await.unwrap())
+}
+
+#[tokio::test]
+async fn an_environment_serves_one_request_after_the_other_with_a_reset_between() {
+    let (pretend, client, _task) = pool(4);
+    let (first, fresh, outcome) = run(&client, "a").await;
+    assert!(fresh);
+    assert!(matches!(outcome, ResetOutcome::Reset(report) if report.pages == 7));
+    for _ in 0..5 {
+        let (again, fresh, _) = run(&client, "a").await;
+        assert_eq!((again, fresh), (first, false));
+    }
+    assert_eq!(pretend.restored.load(Ordering::Relaxed), 1);
+    assert_eq!(pretend.reset.load(Ordering::Relaxed), 6);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_the_reset_before_it() {
+    let (pretend, client, _task) = pool(4);
+    let mut lease = client.acquire(image("a")).await.unwrap();
+    pretend.gate.forget_permits(1000);
+    let id = lease.id();
+    lease.start();
+    let outcome = lease.finish(None);
+    let next = tokio::spawn({
+        let client = client.clone();
+        async move { client.acquire(image("a")).await.unwrap().id() }
+    });
+    while client.summary().await.resetting == 0 {}
+    assert!(!next.is_finished());
+    pretend.gate.add_permits(1);
+    outcome.await.unwrap();
+    assert_eq!(next.await.unwrap(), id);
+}
+
+#[tokio::test]
+async fn a_failed_reset_or_a_doubt_or_a_dropped_lease_ends_the_environment() {
+    let (pretend, client, _task) = pool(4);
+    pretend.reset_fails.store(true, Ordering::Relaxed);
+    let (first, _, outcome) = run(&client, "a").await;
+    assert!(matches!(outcome, ResetOutcome::Destroyed(why) if why == "pretended failure"));
+    pretend.something_ended.notified().await;
+
+    let mut lease = client.acquire(image("a")).await.unwrap();
+    lease.start();
+    let second = lease.id();
+    let outcome = lease
+        .finish(Some("it ran too long".to_owned()))
+        .await
+        .unwrap();
+    assert!(matches!(outcome, ResetOutcome::Destroyed(why) if why == "it ran too long"));
+    pretend.something_ended.notified().await;
+
+    let mut lease = client.acquire(image("a")).await.unwrap();
+    lease.start();
+    let third = lease.id();
+    drop(lease);
+    let fourth = client.acquire(image("a")).await.unwrap().id();
+    let mut all = vec![first, second, third, fourth];
+    all.dedup();
+    assert_eq!(all.len(), 4);
+    assert_eq!(pretend.reset.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn an_idle_environment_that_ends_is_not_given_away() {
+    let (pretend, client, _task) = pool(4);
+    let mut lease = client.acquire(image("a")).await.unwrap();
+    let first = lease.id();
+    let fate = lease.start().fate.clone();
+    lease.finish(None).await.unwrap();
+    while client.summary().await.idle == 0 {}
+    fate.seal(Cause::Gone);
+    pretend.something_ended.notified().await;
+    assert_ne!(client.acquire(image("a")).await.unwrap().id(), first);
+}
+
+#[tokio::test]
+async fn one_that_ended_during_its_request_is_not_given_away_either() {
+    let (pretend, client, _task) = pool(1);
+    let mut lease = client.acquire(image("a")).await.unwrap();
+    let first = lease.id();
+    lease.start().fate.seal(Cause::Gone);
+    while client.summary().await.busy == 0 {}
+    lease.finish(None).await.unwrap();
+    pretend.something_ended.notified().await;
+    assert_ne!(client.acquire(image("a")).await.unwrap().id(), first);
+}
+
+#[tokio::test]
+async fn a_failed_restore_is_the_waiting_requests_error_and_the_next_one_tries_again() {
+    let (pretend, client, _task) = pool(1);
+    pretend.restore_fails.store(true, Ordering::Relaxed);
+    let error = client.acquire(image("a")).await.unwrap_err();
+    assert!(matches!(error, LeaseError::Restore(_)));
+    pretend.restore_fails.store(false, Ordering::Relaxed);
+    client.acquire(image("a")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_node_refuses_and_an_idle_function_makes_room() {
+    let (pretend, client, _task) = pool(2);
+    let a = client.acquire(image("a")).await.unwrap();
+    let b = client.acquire(image("b")).await.unwrap();
+    assert!(matches!(
+        client.acquire(image("c")).await.unwrap_err(),
+        LeaseError::Busy
+    ));
+    drop(a);
+    while client.summary().await.busy == 2 {}
+    let mut c = client.acquire(image("c")).await.unwrap();
+    c.start();
+    c.finish(None).await.unwrap();
+    client.acquire(image("d")).await.unwrap();
+    assert_eq!(pretend.ended.load(Ordering::Relaxed), 1);
+    drop(b);
+}
+
+#[tokio::test]
+async fn who_gives_up_waiting_costs_nothing() {
+    let (pretend, client, _task) = pool(1);
+    pretend.gate.forget_permits(1000);
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.acquire(image("a")).await.map(|lease| lease.id()) }
+    });
+    while client.summary().await.starting == 0 {}
+    waiting.abort();
+    let _ = waiting.await;
+    pretend.gate.add_permits(1);
+    while client.summary().await.idle == 0 {}
+    client.acquire(image("a")).await.unwrap();
+    assert_eq!(pretend.restored.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn retiring_a_function_spares_its_running_request_only() {
+    let (pretend, client, _task) = pool(4);
+    let mut lease = client.acquire(image("a")).await.unwrap();
+    lease.start();
+    run(&client, "a").await;
+    client.retire("a".parse().unwrap()).await;
+    pretend.something_ended.notified().await;
+    assert_eq!(client.summary().await.busy, 1);
+    assert!(matches!(
+        lease.finish(None).await.unwrap(),
+        ResetOutcome::Reset(_)
+    ));
+    pretend.something_ended.notified().await;
+    assert_eq!(client.summary().await, PoolSummary::default());
+}
+
+#[tokio::test]
+async fn closing_waits_for_the_running_request_and_ends_everything() {
+    let (pretend, client, task) = pool(2);
+    let mut lease = client.acquire(image("a")).await.unwrap();
+    lease.start();
+    run(&client, "b").await;
+    client.close().await;
+    pretend.something_ended.notified().await;
+    assert!(matches!(
+        client.acquire(image("a")).await.unwrap_err(),
+        LeaseError::Closed
+    ));
+    assert!(!task.is_finished());
+    drop(lease.finish(None));
+    task.await.unwrap();
+    assert_eq!(pretend.ended.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_environments_are_retired() {
+    let pretend = Arc::new(Pretend::default());
+    let limits = PoolLimits {
+        max_environments: 1,
+        idle: Duration::from_millis(20),
+    };
+    let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
+    tokio::spawn(pool.run());
+    run(&client, "a").await;
+    // The pool's clock for idleness is the real one.
+    while pretend.ended.load(Ordering::Relaxed) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

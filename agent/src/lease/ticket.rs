@@ -1,0 +1,117 @@
+//! What a request holds while it has an environment.
+
+use std::sync::Arc;
+
+use snapback_proto::control::ResetReport;
+use tokio::sync::oneshot;
+
+use crate::ids::EnvironmentId;
+
+/// No environment could be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LeaseError<E: std::error::Error + 'static> {
+    /// All are busy.
+    #[error("every environment is busy")]
+    Busy,
+    /// The node is shutting down, or the function is being deleted.
+    #[error("the environments are being shut down")]
+    Closed,
+    /// One was restored for this request, and that failed.
+    #[error("no environment could be restored")]
+    Restore(#[source] Arc<E>),
+    /// The kernel gave no random bytes for a name.
+    #[error("an environment cannot be named")]
+    Name(#[source] Arc<std::io::Error>),
+}
+
+/// What became of an environment after its request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResetOutcome {
+    /// It is as it was.
+    Reset(ResetReport),
+    /// It was destroyed; why, in words.
+    Destroyed(String),
+}
+
+/// How an environment comes back.
+#[derive(Debug)]
+pub(super) enum Returned<M> {
+    /// A request ran.
+    Ran {
+        /// The environment.
+        machine: M,
+        /// Why it cannot be reset, when it cannot.
+        doubt: Option<String>,
+        /// Where the reset is reported.
+        report: oneshot::Sender<ResetOutcome>,
+    },
+}
+
+/// An environment that belongs to one request. Dropping it without
+/// [`Lease::finish`] destroys the environment.
+#[derive(Debug)]
+pub struct Lease<M> {
+    id: EnvironmentId,
+    machine: M,
+    fresh: bool,
+    started: Option<oneshot::Sender<()>>,
+    home: oneshot::Sender<Returned<M>>,
+}
+
+impl<M> Lease<M> {
+    pub(super) fn new(
+        id: EnvironmentId,
+        machine: M,
+        fresh: bool,
+        started: oneshot::Sender<()>,
+        home: oneshot::Sender<Returned<M>>,
+    ) -> Self {
+        Self {
+            id,
+            machine,
+            fresh,
+            started: Some(started),
+            home,
+        }
+    }
+
+    /// Takes the environment out of a lease that nobody wanted.
+    pub(super) fn undo(self) -> M {
+        self.machine
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn id(&self) -> EnvironmentId {
+        self.id
+    }
+
+    /// Whether it never served a request before.
+    #[must_use]
+    pub const fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// The environment, to run the request in.
+    pub fn start(&mut self) -> &mut M {
+        if let Some(started) = self.started.take() {
+            // Without a pool nobody cares.
+            let _ = started.send(());
+        }
+        &mut self.machine
+    }
+
+    /// Gives the environment back after its request. `doubt` says why it cannot
+    /// be reset. The result tells what became of it.
+    #[must_use]
+    pub fn finish(self, doubt: Option<String>) -> oneshot::Receiver<ResetOutcome> {
+        let (report, outcome) = oneshot::channel();
+        // Without a pool the environment is dropped, and that ends it.
+        let _ = self.home.send(Returned::Ran {
+            machine: self.machine,
+            doubt,
+            report,
+        });
+        outcome
+    }
+}

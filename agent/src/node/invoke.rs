@@ -1,0 +1,281 @@
+//! One request through the node.
+//!
+//! It runs in a task of its own: a caller that goes away does not stop it. The
+//! answer is on its way before the reset has begun.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use snapback_proto::ids::{FunctionName, RequestId};
+
+use super::Node;
+use super::error::InvokeFailure;
+use super::records::{RecordStatus, RequestRecord};
+use crate::admission::Ticket;
+use crate::exec::{Completed, Environment, Invocation, InvokeFacts, Outcome, elapsed_ns};
+use crate::lease::{Lease, ResetOutcome};
+use crate::snapshots::{Disks, Snapshot, SnapshotError};
+use crate::store::Function;
+
+/// A request, as a caller makes it.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Its id.
+    pub request: RequestId,
+    /// Which function.
+    pub function: FunctionName,
+    /// The event: JSON.
+    pub payload: Vec<u8>,
+    /// X-Ray trace id, passed through.
+    pub trace_id: Option<String>,
+    /// Decoded client context, passed through.
+    pub client_context: Option<String>,
+    /// Tenant, passed through.
+    pub tenant_id: Option<String>,
+}
+
+/// A request's answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// What the function said, or Lambda's words for why it did not.
+    pub outcome: Outcome,
+    /// The last bytes of its output.
+    pub log_tail: Vec<u8>,
+}
+
+/// What is known of a request before it runs.
+struct Course {
+    request: RequestId,
+    function: Arc<Function>,
+    start: Instant,
+    queue_ns: u64,
+    lease_ns: u64,
+}
+
+impl Node {
+    /// Runs a request and waits for its answer.
+    ///
+    /// # Errors
+    /// When it did not reach the function.
+    pub async fn invoke(self: &Arc<Self>, ask: Ask) -> Result<Answer, InvokeFailure> {
+        let start = Instant::now();
+        let (function, ticket) = self.admit(&ask).await?;
+        let task = tokio::spawn(Arc::clone(self).run(ask, function, ticket, start));
+        task.await.map_err(InvokeFailure::CutOff)?
+    }
+
+    /// Admits a request and runs it without anybody waiting for its answer.
+    ///
+    /// # Errors
+    /// When it is not admitted.
+    pub async fn invoke_event(self: &Arc<Self>, ask: Ask) -> Result<(), InvokeFailure> {
+        let start = Instant::now();
+        let (function, ticket) = self.admit(&ask).await?;
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let request = ask.request.clone();
+            if let Err(error) = node.run(ask, function, ticket, start).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(%request, error, "an event was lost");
+            }
+        });
+        Ok(())
+    }
+
+    async fn admit(&self, ask: &Ask) -> Result<(Arc<Function>, Ticket), InvokeFailure> {
+        let function = self
+            .function(&ask.function)
+            .ok_or_else(|| InvokeFailure::NotFound(ask.function.clone()))?;
+        Ok((function, self.admission.enter().await?))
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        ask: Ask,
+        function: Arc<Function>,
+        ticket: Ticket,
+        start: Instant,
+    ) -> Result<Answer, InvokeFailure> {
+        let queue_ns = elapsed_ns(start);
+        let leasing = Instant::now();
+        let mut lease = self.lease(&function).await?;
+        let course = Course {
+            request: ask.request.clone(),
+            function: Arc::clone(&function),
+            start,
+            queue_ns,
+            lease_ns: elapsed_ns(leasing),
+        };
+        let invocation = Invocation {
+            request: ask.request,
+            function_arn: function.config.arn(),
+            trace_id: ask.trace_id,
+            client_context: ask.client_context,
+            tenant_id: ask.tenant_id,
+            payload: ask.payload,
+            timeout: function.config.timeout(),
+        };
+        let result = tokio::select! {
+            result = self.executor.invoke(lease.start(), &invocation) => Some(result),
+            () = self.stop.cancelled() => None,
+        };
+        let answer = match result {
+            Some(Ok(completed)) => {
+                let doubt = (!completed.resettable).then(|| doubt(&completed));
+                let (answer, facts) = split(completed);
+                self.conclude(&course, lease, facts, &answer, doubt);
+                Ok(answer)
+            }
+            Some(Err(source)) => {
+                drop(lease.finish(Some(source.to_string())));
+                Err(InvokeFailure::Invoke {
+                    function: function.config.name.clone(),
+                    source,
+                })
+            }
+            None => Err(InvokeFailure::Refused(crate::admission::Refused::Draining)),
+        };
+        drop(ticket);
+        answer
+    }
+
+    async fn lease(
+        self: &Arc<Self>,
+        function: &Function,
+    ) -> Result<Lease<Environment>, InvokeFailure> {
+        let name = || function.config.name.clone();
+        let snapshot = self.snapshot(function).await?;
+        let patience = Duration::from_millis(self.config.timeouts.queue_ms);
+        match tokio::time::timeout(patience, self.pool.acquire(snapshot)).await {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(source)) => Err(InvokeFailure::Lease {
+                function: name(),
+                source,
+            }),
+            Err(_) => Err(InvokeFailure::TooLate { function: name() }),
+        }
+    }
+
+    async fn snapshot(
+        self: &Arc<Self>,
+        function: &Function,
+    ) -> Result<Arc<Snapshot>, InvokeFailure> {
+        if let Some(snapshot) = self.catalogue.loaded(&function.snapshot) {
+            return Ok(snapshot);
+        }
+        self.load(function).await
+    }
+
+    /// Loads a snapshot the first time it is needed, on a thread of its own: the
+    /// node goes on with it even when this request gives up.
+    async fn load(self: &Arc<Self>, function: &Function) -> Result<Arc<Snapshot>, InvokeFailure> {
+        let name = function.config.name.clone();
+        let node = Arc::clone(self);
+        let function = function.clone();
+        let loading = tokio::task::spawn_blocking(move || {
+            let disks = node.disks(&function)?;
+            node.catalogue.load(&function.snapshot, &disks)
+        });
+        let limit = Duration::from_millis(self.config.timeouts.init_ms);
+        match tokio::time::timeout(limit, loading).await {
+            Ok(Ok(Ok(snapshot))) => Ok(snapshot),
+            Ok(Ok(Err(source))) => Err(InvokeFailure::Snapshot {
+                function: name,
+                source,
+            }),
+            Ok(Err(error)) => Err(InvokeFailure::CutOff(error)),
+            Err(_) => Err(InvokeFailure::TooLate { function: name }),
+        }
+    }
+
+    /// A function's disks with the hashes that their files have now.
+    pub(super) fn disks(&self, function: &Function) -> Result<Disks, SnapshotError> {
+        // A runtime that is no longer known has no root file system: the error
+        // names the file.
+        let root_fs = function.config.root_fs().unwrap_or("unknown");
+        let root_fs = self.asset(&format!("rootfs/{root_fs}.erofs"));
+        let digest = |path: &std::path::Path| {
+            self.digests.of(path).map_err(|source| SnapshotError::Io {
+                operation: "reading",
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let code = self.images.path(&function.code);
+        Ok(Disks {
+            root_fs: (root_fs.clone(), digest(&root_fs)?),
+            code: (code.clone(), digest(&code)?),
+        })
+    }
+
+    /// Notes the figures and gives the environment back.
+    fn conclude(
+        &self,
+        course: &Course,
+        mut lease: Lease<Environment>,
+        facts: InvokeFacts,
+        answer: &Answer,
+        doubt: Option<String>,
+    ) {
+        let (status, error_type) = match &answer.outcome {
+            Outcome::Response { .. } => (RecordStatus::Success, None),
+            Outcome::FunctionError { error_type, .. } => {
+                (RecordStatus::FunctionError, error_type.clone())
+            }
+        };
+        self.records.add(RequestRecord {
+            request_id: course.request.clone(),
+            function: course.function.config.name.to_string(),
+            environment: lease.id().to_string(),
+            status,
+            error_type,
+            fresh: lease.is_fresh(),
+            generation: facts.generation,
+            queue_ns: course.queue_ns,
+            lease_ns: course.lease_ns,
+            restore_ns: lease.start().restore_ns(),
+            resume_ns: facts.resume_ns,
+            function_ns: facts.function_ns,
+            total_ns: elapsed_ns(course.start),
+            reset: None,
+            dirty_pages: None,
+            destroyed: None,
+            finished: false,
+        });
+        let outcome = lease.finish(doubt);
+        let (records, request) = (Arc::clone(&self.records), course.request.clone());
+        // Bounded by the reset's own bound: the pool answers or drops the sender.
+        tokio::spawn(async move {
+            let outcome = outcome.await;
+            records.finish(&request, |record| match outcome {
+                Ok(ResetOutcome::Reset(report)) => {
+                    record.reset = Some(report);
+                    record.dirty_pages = Some(report.pages);
+                }
+                Ok(ResetOutcome::Destroyed(why)) => record.destroyed = Some(why),
+                Err(_) => record.destroyed = Some("the node shut down".to_owned()),
+            });
+        });
+    }
+}
+
+fn split(completed: Completed) -> (Answer, InvokeFacts) {
+    let Completed {
+        outcome,
+        log_tail,
+        facts,
+        ..
+    } = completed;
+    (Answer { outcome, log_tail }, facts)
+}
+
+/// Why an environment cannot be reset.
+fn doubt(completed: &Completed) -> String {
+    match &completed.outcome {
+        Outcome::FunctionError {
+            error_type: Some(error_type),
+            ..
+        } => error_type.clone(),
+        _ => "the microVM ended after its answer".to_owned(),
+    }
+}
