@@ -5,6 +5,12 @@
 //! share a process, it must find everything: without this test, finding nothing would
 //! prove nothing.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failure in a test's helper is the test's failure"
+)]
+
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::TcpListener;

@@ -1,4 +1,299 @@
-//! demo
+//! The demonstration: a real function in a microVM that is restored lazily and reset
+//! after every request.
+//!
+//! ```text
+//!  start agent ─► create function (boot, snapshot) ─► N × (request, its record)
+//!       └────────────────── stop agent, in every case ◄──────────┘
+//! ```
+//!
+//! Whatever goes wrong becomes a failed check of the report, beside what was measured
+//! until then.
+
 pub mod answer;
 pub mod documents;
+mod facts;
 pub mod function;
+mod results;
+mod show;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::json;
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, timeout};
+
+use crate::client::{Client, ClientError};
+use crate::floor;
+use crate::node::{Node, NodeError};
+use crate::report::{Report, Samples, milliseconds};
+use answer::Answer;
+use documents::{Document, DocumentsError};
+use facts::{Build, Record};
+use function::{Function, FunctionError};
+use results::Course;
+pub use results::EACH;
+
+/// How long a function may take to be booted and snapshotted.
+const CREATE_LIMIT: Duration = Duration::from_secs(240);
+/// How long a request may take beyond the function's own timeout.
+const INVOKE_MARGIN: Duration = Duration::from_secs(60);
+/// How long the agent may take for an answer of its own; it waits for resets.
+const AGENT_LIMIT: Duration = Duration::from_secs(30);
+/// Requests to the agent alone, for the floor.
+const ROUND_TRIPS: usize = 50;
+/// Lines of the agent's log that are shown after a failure.
+const LOG_LINES: usize = 60;
+
+/// What to show.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Kernel, guest-init and root file systems.
+    pub assets: PathBuf,
+    /// Where `snapback` and `snapback-vmm` are.
+    pub bin_dir: PathBuf,
+    /// The function's folder; by default the example of the source tree.
+    pub function: Option<PathBuf>,
+    /// Folders with documents; by default Debian's licences and the source tree.
+    pub documents: Vec<PathBuf>,
+    /// How many requests are sent.
+    pub requests: usize,
+}
+
+/// The demonstration broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The function is not there.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    /// There is nothing to send.
+    #[error(transparent)]
+    Documents(#[from] DocumentsError),
+    /// The agent does not run.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The agent did not answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The command line cannot be run.
+    #[error("cannot run {}", program.display())]
+    Command {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The function was not created.
+    #[error("the function was not created: {0}")]
+    Create(String),
+    /// The answer does not say which request it answers.
+    #[error("an answer has no request id (status {status}): {body}")]
+    NoRequestId {
+        /// HTTP's status.
+        status: u16,
+        /// The begin of the body.
+        body: String,
+    },
+    /// Somebody pressed Ctrl-C.
+    #[error("it was interrupted")]
+    Interrupted,
+    /// Signals cannot be heard.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs the demonstration. Progress goes to standard error; the report has at least
+/// one failed check if anything went wrong.
+pub async fn run(options: &Options) -> Report {
+    let mut report = Report::new("demo");
+    let mut courses = Vec::new();
+    let outcome = prepare_and_drive(options, &mut report, &mut courses).await;
+    results::add(&mut report, &courses, options.requests);
+    if let Err(error) = outcome {
+        report.check("demo/completed", false, show::chain(&error));
+    }
+    report
+}
+
+async fn prepare_and_drive(
+    options: &Options,
+    report: &mut Report,
+    courses: &mut Vec<Course>,
+) -> Result<(), DemoError> {
+    let (folder, mut folders) = match &options.function {
+        Some(folder) => (folder.clone(), Vec::new()),
+        None => {
+            let tree = function::source_tree()?;
+            (function::folder(&tree), vec![tree])
+        }
+    };
+    let function = Function::load(&folder)?;
+    if options.documents.is_empty() {
+        folders.insert(0, documents::LICENCES.into());
+    } else {
+        folders.clone_from(&options.documents);
+    }
+    let documents = documents::find(&folders)?;
+    report.floor.extend(floor::page_copy());
+
+    show::step("start the agent");
+    let mut node = Node::start(&options.bin_dir, &options.assets)?;
+    let run = Run {
+        bin_dir: &options.bin_dir,
+        folder: &folder,
+        function: &function,
+        documents: &documents,
+        requests: options.requests,
+    };
+    let outcome = tokio::select! {
+        outcome = run.drive(&mut node, report, courses) => outcome,
+        interrupted = interrupted() => interrupted,
+    };
+    show::step("stop the agent");
+    let stopped = node.stop().await;
+    let detail = match &stopped {
+        Ok(()) => "the agent ended by itself when it was asked to".to_owned(),
+        Err(error) => show::chain(error),
+    };
+    report.check("demo/agent_stopped", stopped.is_ok(), detail);
+    let wrong = |course: &Course| !course.mistakes().is_empty() || course.record.reset.is_none();
+    if outcome.is_err() || stopped.is_err() || courses.iter().any(wrong) {
+        show::log(&node.log_tail(LOG_LINES));
+    }
+    outcome
+}
+
+/// Everything that a run needs to know.
+struct Run<'a> {
+    bin_dir: &'a Path,
+    folder: &'a Path,
+    function: &'a Function,
+    documents: &'a [Document],
+    requests: usize,
+}
+
+impl Run<'_> {
+    async fn drive(
+        &self,
+        node: &mut Node,
+        report: &mut Report,
+        courses: &mut Vec<Course>,
+    ) -> Result<(), DemoError> {
+        node.ready().await?;
+        let client = node.client();
+        round_trips(&client, report).await?;
+
+        show::step("boot the function once and snapshot it");
+        let build = self.create(node.socket()).await?;
+        let once = |duration| {
+            let mut samples = Samples::new("ms");
+            samples.push(milliseconds(duration));
+            samples
+        };
+        report.add(once(build.cold_boot()).row("demo/cold_boot", []));
+        let snapshot = Duration::from_nanos(build.snapshot_ns);
+        report.add(once(snapshot).row("demo/snapshot", []));
+
+        show::step(&format!("send {} documents", self.requests));
+        for document in self.documents.iter().cycle().take(self.requests) {
+            let course = self.request(&client, document).await?;
+            courses.push(course.clone());
+            show::course(courses.len(), &course);
+        }
+        Ok(())
+    }
+
+    /// Through the command line, as a person would.
+    async fn create(&self, socket: &Path) -> Result<Build, DemoError> {
+        let program = self.bin_dir.join("snapback");
+        let function = self.function;
+        let output = Command::new(&program)
+            .args(["function", "create", &function.name])
+            .args(["--runtime", &function.runtime])
+            .args(["--handler", &function.handler])
+            .args(["--memory", &function.memory_mb.to_string()])
+            .args(["--timeout", &function.timeout_s.to_string()])
+            .arg("--code")
+            .arg(self.folder)
+            .arg("--socket")
+            .arg(socket)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = match timeout(CREATE_LIMIT, output).await {
+            Ok(Ok(output)) => output,
+            Ok(Err(source)) => return Err(DemoError::Command { program, source }),
+            Err(_) => return Err(DemoError::Create(format!("not within {CREATE_LIMIT:?}"))),
+        };
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(DemoError::Create(said.trim().to_owned()));
+        }
+        let client = Client::new(socket);
+        let path = format!("/v1/functions/{}", function.name);
+        let answer = client.send(Method::GET, &path, "", AGENT_LIMIT).await?;
+        Ok(answer.json::<facts::Function>()?.build)
+    }
+
+    /// One request, and what it cost: the agent tells when the reset after it is done.
+    async fn request(&self, client: &Client, document: &Document) -> Result<Course, DemoError> {
+        let name = &self.function.name;
+        let path = format!("/2015-03-31/functions/{name}/invocations");
+        let event = json!({"title": document.title, "text": document.text}).to_string();
+        let limit = Duration::from_secs(self.function.timeout_s.into()) + INVOKE_MARGIN;
+        let begin = Instant::now();
+        let answer = client.send(Method::POST, &path, event, limit).await?;
+        let latency = begin.elapsed();
+        let Some(id) = answer.header("x-amzn-requestid") else {
+            return Err(DemoError::NoRequestId {
+                status: answer.status.as_u16(),
+                body: answer.shown(),
+            });
+        };
+        let path = format!("/v1/requests/{id}");
+        let failed = answer.header("x-amz-function-error").is_some();
+        let answered = if failed || !answer.status.is_success() {
+            Err(format!("status {}: {}", answer.status, answer.shown()))
+        } else {
+            answer.json::<Answer>().map_err(|error| show::chain(&error))
+        };
+        let record = client.send(Method::GET, &path, "", AGENT_LIMIT).await?;
+        Ok(Course {
+            document: document.clone(),
+            latency,
+            answer: answered,
+            record: record.json::<Record>()?,
+        })
+    }
+}
+
+/// The floor of every request: a connection and an answer that needs no work.
+async fn round_trips(client: &Client, report: &mut Report) -> Result<(), DemoError> {
+    let mut samples = Samples::new("ms");
+    for _ in 0..ROUND_TRIPS {
+        let begin = Instant::now();
+        client
+            .send(Method::GET, "/healthz", "", AGENT_LIMIT)
+            .await?;
+        samples.push(milliseconds(begin.elapsed()));
+    }
+    report
+        .floor
+        .extend(samples.row("floor/http_round_trip", []));
+    Ok(())
+}
+
+/// Ends when this process is asked to.
+async fn interrupted() -> Result<(), DemoError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DemoError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DemoError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Err(DemoError::Interrupted)
+}

@@ -172,7 +172,7 @@ mod tests {
             (45.67, "45.7"),
             (1.234, "1.23"),
             (0.12345, "0.1235"),
-            (-3.14, "-3.14"),
+            (-3.25, "-3.25"),
         ];
         for (value, text) in pairs {
             assert_eq!(number(value), text);

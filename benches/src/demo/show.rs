@@ -1,0 +1,93 @@
+//! What a person sees while the demonstration runs.
+
+use std::error::Error;
+use std::time::Duration;
+
+use super::results::Course;
+use crate::report::milliseconds;
+use crate::report::table::number;
+
+/// Longest title that is shown, in characters.
+const TITLE: usize = 28;
+
+/// Something begins.
+pub fn step(what: &str) {
+    eprintln!("  .. {what}");
+}
+
+/// A request was answered.
+pub fn course(request: usize, course: &Course) {
+    if request == 1 {
+        eprintln!(
+            "     {:>3}  {:<TITLE$}  {:>7}  {:>7}  {:>10}  {:>9}  {:>11}  {:>11}",
+            "#", "document", "bytes", "words", "latency", "reset", "dirty pages", "traces"
+        );
+    }
+    let title: String = course.document.title.chars().take(TITLE).collect();
+    let bytes = course.document.text.len();
+    let (words, traces) = match &course.answer {
+        Ok(answer) => (
+            answer.report.words.to_string(),
+            match answer.traces_found.len() {
+                0 => "none".to_owned(),
+                found => format!("{found} FOUND"),
+            },
+        ),
+        Err(_) => ("-".to_owned(), "-".to_owned()),
+    };
+    let (reset, pages) = match &course.record.reset {
+        Some(reset) => (nanoseconds(reset.total_ns), reset.pages.to_string()),
+        None => ("destroyed".to_owned(), "-".to_owned()),
+    };
+    let latency = duration(course.latency);
+    eprintln!(
+        "     {request:>3}  {title:<TITLE$}  {bytes:>7}  {words:>7}  {latency:>10}  {reset:>9}  \
+         {pages:>11}  {traces:>11}"
+    );
+    for mistake in course.mistakes() {
+        eprintln!("          WRONG: {mistake}");
+    }
+}
+
+/// The end of the agent's log.
+pub fn log(tail: &str) {
+    eprintln!("\nThe last lines of the agent's log:");
+    for line in tail.lines() {
+        eprintln!("  | {line}");
+    }
+}
+
+/// An error with everything that caused it.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn nanoseconds(ns: u64) -> String {
+    duration(Duration::from_nanos(ns))
+}
+
+fn duration(duration: Duration) -> String {
+    format!("{} ms", number(milliseconds(duration)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::{DemoError, NodeError};
+
+    #[test]
+    fn an_error_tells_its_causes_once() {
+        let error = DemoError::from(NodeError::Prepare {
+            doing: "start it".to_owned(),
+            source: std::io::Error::other("no such thing"),
+        });
+        assert_eq!(chain(&error), "cannot start it: no such thing");
+    }
+}
