@@ -1,0 +1,261 @@
+//! The pager on a real userfaultfd: the "microVM" is this process, which maps a
+//! snapshot's memory privately and touches it from threads.
+//!
+//! Needs `/dev/userfaultfd`; without it the tests say so and pass.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use snapback::pager::{MemoryCache, PAGE, PageSource, Pager, RegisterError, Registration};
+use snapback_proto::control::FaultRange;
+use snapback_vmm::sys::uffd::Uffd;
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+
+const PAGES: u64 = 512;
+const LEN: u64 = PAGES * PAGE;
+const WAIT: Duration = Duration::from_secs(20);
+
+/// Page `n` is full of the byte `n % 251 + 1`; page 300 cannot be read.
+#[derive(Debug)]
+struct Pattern;
+
+const BROKEN: u64 = 300;
+
+fn expected(page: u64) -> u8 {
+    u8::try_from(page % 251 + 1).unwrap()
+}
+
+impl PageSource for Pattern {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        for (page, chunk) in (offset / PAGE..).zip(bytes.chunks_mut(4096)) {
+            if page == BROKEN {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            chunk.fill(expected(page));
+        }
+        Ok(())
+    }
+}
+
+struct Vm {
+    memory: Arc<MmapRegion>,
+    failures: Arc<Mutex<mpsc::Receiver<io::Error>>>,
+    _registration: Registration,
+    /// As the VMM keeps one, so that a missing page never turns into zeroes.
+    _uffd: Uffd,
+}
+
+fn device() -> Option<OwnedFd> {
+    match File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/userfaultfd")
+    {
+        Ok(device) => Some(device.into()),
+        Err(error) => {
+            eprintln!("skipped: /dev/userfaultfd: {error}");
+            None
+        }
+    }
+}
+
+fn private_mapping(cache: &MemoryCache) -> MmapRegion {
+    let file = File::from(cache.descriptor().try_clone_to_owned().unwrap());
+    let (read, write, private) = (1, 2, 2);
+    let len = usize::try_from(LEN).unwrap();
+    MmapRegion::build(Some(FileOffset::new(file, 0)), len, read | write, private).unwrap()
+}
+
+fn start(device: &OwnedFd, pager: &Pager, cache: &Arc<MemoryCache>) -> Vm {
+    let memory = private_mapping(cache);
+    let address = u64::try_from(memory.as_ptr().addr()).unwrap();
+    let uffd = Uffd::from_device(device.as_fd()).unwrap();
+    uffd.register_missing(address, LEN).unwrap();
+    let (sender, failures) = mpsc::channel();
+    let registration = pager
+        .register(
+            uffd.as_fd().try_clone_to_owned().unwrap(),
+            vec![FaultRange {
+                address,
+                length: LEN,
+                offset: 0,
+            }],
+            Arc::clone(cache),
+            move |error| sender.send(error).unwrap(),
+        )
+        .unwrap();
+    Vm {
+        memory: Arc::new(memory),
+        failures: Arc::new(Mutex::new(failures)),
+        _registration: registration,
+        _uffd: uffd,
+    }
+}
+
+fn byte<B: BitmapSlice>(slice: &VolatileSlice<'_, B>, page: u64) -> u8 {
+    let at = usize::try_from(page * PAGE + 17).unwrap();
+    slice.read_obj(at).unwrap()
+}
+
+/// Runs `work` on a thread; fails instead of hanging with it.
+fn bounded<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, result) = mpsc::channel();
+    std::thread::spawn(move || sender.send(work()));
+    result
+        .recv_timeout(WAIT)
+        .expect("a page fault was never answered")
+}
+
+fn read_pages(vm: &Vm, pages: Vec<u64>) -> Vec<u8> {
+    let memory = Arc::clone(&vm.memory);
+    bounded(move || {
+        let slice = memory.as_volatile_slice();
+        pages.into_iter().map(|page| byte(&slice, page)).collect()
+    })
+}
+
+#[test]
+fn pages_arrive_when_they_are_touched_and_only_once_for_all() {
+    let Some(device) = device() else { return };
+    let pager = Pager::start(2).unwrap();
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), 16 * PAGE).unwrap());
+    let first = start(&device, &pager, &cache);
+    let pages: Vec<u64> = (0..PAGES)
+        .step_by(7)
+        .filter(|page| page / 16 != BROKEN / 16)
+        .collect();
+    let right: Vec<u8> = pages.iter().copied().map(expected).collect();
+    assert_eq!(read_pages(&first, pages.clone()), right);
+    let faults = cache.stats().faults;
+    assert!(faults > 0);
+
+    // What the first one writes is its own.
+    let memory = Arc::clone(&first.memory);
+    bounded(move || memory.as_volatile_slice().write_obj(0xaa_u8, 17).unwrap());
+    // A second one finds every page in the cache: no fault reaches the pager.
+    let second = start(&device, &pager, &cache);
+    assert_eq!(read_pages(&second, pages), right);
+    assert_eq!(cache.stats().faults, faults);
+    assert_eq!(read_pages(&first, vec![0]), [0xaa]);
+}
+
+#[test]
+fn a_first_access_that_writes_keeps_the_rest_of_the_page() {
+    let Some(device) = device() else { return };
+    let pager = Pager::start(1).unwrap();
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
+    let vm = start(&device, &pager, &cache);
+    let memory = Arc::clone(&vm.memory);
+    bounded(move || {
+        memory
+            .as_volatile_slice()
+            .write_obj(0xaa_u8, 5 * 4096)
+            .unwrap()
+    });
+    assert_eq!(read_pages(&vm, vec![5]), [expected(5)]);
+    assert_eq!(cache.stats().filled, 1);
+}
+
+#[test]
+fn many_threads_of_many_vms_touch_the_same_pages_at_once() {
+    let Some(device) = device() else { return };
+    let pager = Arc::new(Pager::start(2).unwrap());
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), 16 * PAGE).unwrap());
+    let vms: Vec<_> = (0..4).map(|_| start(&device, &pager, &cache)).collect();
+    let (sender, results) = mpsc::channel();
+    for vm in &vms {
+        for _ in 0..3 {
+            let (memory, sender) = (Arc::clone(&vm.memory), sender.clone());
+            std::thread::spawn(move || {
+                let slice = memory.as_volatile_slice();
+                let right = (0..BROKEN - 20).all(|page| byte(&slice, page) == expected(page));
+                sender.send(right)
+            });
+        }
+    }
+    for _ in 0..12 {
+        assert!(
+            results
+                .recv_timeout(WAIT)
+                .expect("a page fault was never answered")
+        );
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_had_ends_the_vm_and_is_never_zeroes() {
+    let Some(device) = device() else { return };
+    let pager = Pager::start(1).unwrap();
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
+    let vm = start(&device, &pager, &cache);
+    let other = start(&device, &pager, &cache);
+    let (sender, seen) = mpsc::channel();
+    let memory = Arc::clone(&vm.memory);
+    // This thread waits for its page until the test's process ends.
+    std::thread::spawn(move || sender.send(byte(&memory.as_volatile_slice(), BROKEN)));
+    let failures = Arc::clone(&vm.failures);
+    let error = bounded(move || failures.lock().unwrap().recv().unwrap());
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(seen.recv_timeout(Duration::from_millis(200)).is_err());
+    // Its neighbour goes on.
+    assert_eq!(read_pages(&other, vec![1]), [expected(1)]);
+    // The stuck thread's memory must stay mapped.
+    std::mem::forget(vm);
+}
+
+#[test]
+fn holes_of_a_booted_guests_memory_are_filled_when_they_are_touched() {
+    let Some(device) = device() else { return };
+    let pager = Pager::start(1).unwrap();
+    let memfd = snapback_vmm::sys::memfd::create("test", LEN).unwrap();
+    rustix::io::pwrite(&memfd, &[0xee; 4096], 3 * PAGE).unwrap();
+    let cache = MemoryCache::warm(memfd, LEN, Box::new(Pattern), PAGE).unwrap();
+    let cache = Arc::new(cache);
+    let vm = start(&device, &pager, &cache);
+    assert_eq!(read_pages(&vm, vec![3, 4]), [0xee, expected(4)]);
+    assert_eq!(cache.stats().faults, 1);
+}
+
+#[test]
+fn what_a_vmm_process_reports_is_checked() {
+    let Some(device) = device() else { return };
+    let pager = Pager::start(1).unwrap();
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
+    let register = |fd: OwnedFd, ranges| {
+        pager
+            .register(fd, ranges, Arc::clone(&cache), |_| {})
+            .map(|_| ())
+            .unwrap_err()
+    };
+    let uffd = || {
+        let uffd = Uffd::from_device(device.as_fd()).unwrap();
+        uffd.as_fd().try_clone_to_owned().unwrap()
+    };
+    let range = |address, length, offset| {
+        vec![FaultRange {
+            address,
+            length,
+            offset,
+        }]
+    };
+    for ranges in [
+        range(0, LEN + PAGE, 0),
+        range(0, PAGE, LEN),
+        range(1, PAGE, 0),
+        range(0, PAGE, u64::MAX - PAGE + 1),
+        range(u64::MAX - PAGE + 1, 2 * PAGE, 0),
+    ] {
+        assert!(matches!(
+            register(uffd(), ranges),
+            RegisterError::Range { .. }
+        ));
+    }
+    let (_, pipe) = std::io::pipe().unwrap();
+    let error = register(pipe.into(), range(0, LEN, 0));
+    assert!(matches!(error, RegisterError::NotAUserfaultfd));
+}
