@@ -2,7 +2,10 @@
 //! calls it needs. Each test starts `examples/jailed.rs` and looks at it, from
 //! outside, as the host's root.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests count as code outside tests")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests count as code outside tests"
+)]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
