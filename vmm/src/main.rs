@@ -14,10 +14,11 @@ fn main() -> anyhow::Result<()> {
     let kvm_fd = take_inherited(KVM_FD).context("descriptor 4 is not /dev/kvm")?;
     let userfaultfd =
         take_inherited(USERFAULTFD_FD).context("descriptor 5 is not /dev/userfaultfd")?;
-    let _jailed = jail::enter(&JailConfig::full()).context("the process cannot enter its jail")?;
+    let jailed = jail::enter(&JailConfig::full()).context("the process cannot enter its jail")?;
     let host = HostDevices {
         kvm: kvm::from_fd(kvm_fd),
         userfaultfd,
+        jailed,
     };
     serve(ControlSocket::new(control), host)?;
     Ok(())

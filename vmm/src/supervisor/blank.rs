@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
 use crate::arch::x86_64::processor::Shape;
 use crate::arch::x86_64::{TSS_ADDRESS, msrs};
+use crate::jail::Jailed;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::sys::dirty_ring::{self, DirtyRing};
 use crate::sys::kick;
@@ -29,6 +30,8 @@ pub struct HostDevices {
     pub kvm: Kvm,
     /// `/dev/userfaultfd`.
     pub userfaultfd: OwnedFd,
+    /// A guest only runs in a process that gave up everything else.
+    pub jailed: Jailed,
 }
 
 /// A machine could not be prepared.
@@ -116,7 +119,7 @@ impl Blank {
             .map_err(kernel("create the interrupt controllers"))?;
         let memory = GuestMemory::reserve(&vm, shape.memory_mib)?;
         let stopped = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
-        let vcpus = spawn_vcpus(&vm, shape.vcpus, &memory, &stopped)?;
+        let vcpus = spawn_vcpus(&vm, shape.vcpus, &memory, &stopped, host.jailed)?;
         Ok(Self {
             shape,
             uffd,
@@ -141,6 +144,7 @@ fn spawn_vcpus(
     count: u8,
     memory: &GuestMemory,
     stopped: &EventFd,
+    jailed: Jailed,
 ) -> Result<Vec<Vcpu>, PrepareError> {
     kick::install_handler().map_err(kernel("install a signal handler"))?;
     let shape = Shape::of(vm);
@@ -149,12 +153,20 @@ fn spawn_vcpus(
             let fd = vm
                 .create_vcpu(u64::from(id))
                 .map_err(kernel("create a vCPU"))?;
+            cpuid::enforce(&fd).map_err(kernel("confine a vCPU to its CPUID"))?;
             let ring = DirtyRing::new(&fd).map_err(kernel("map a vCPU's dirty ring"))?;
             let tracker = DirtyTracker::new(ring, memory.page_set());
             let stopped = stopped
                 .try_clone()
                 .map_err(kernel("duplicate an eventfd"))?;
-            Ok(Vcpu::spawn(id, fd, shape.clone(), tracker, stopped)?)
+            Ok(Vcpu::spawn(
+                id,
+                fd,
+                shape.clone(),
+                tracker,
+                stopped,
+                jailed,
+            )?)
         })
         .collect()
 }

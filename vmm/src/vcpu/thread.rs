@@ -17,6 +17,7 @@ use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
 use crate::arch::x86_64::msrs;
 use crate::arch::x86_64::processor::{self, ProcessorError, ProcessorV1, Shape};
 use crate::arch::x86_64::registers::SregsV1;
+use crate::jail::{Jailed, SeccompError};
 use crate::sys::kick::{KickSwitch, interrupt};
 
 /// How long a stopped vCPU may take for one order.
@@ -70,6 +71,9 @@ pub enum VcpuError {
         #[source]
         source: io::Error,
     },
+    /// The thread cannot give up what it does not need.
+    #[error("the vCPU's thread cannot be confined")]
+    Jail(#[from] SeccompError),
     /// The thread did not answer.
     #[error("the vCPU did not answer within {} s", PATIENCE.as_secs())]
     Silent,
@@ -113,6 +117,7 @@ impl Vcpu {
         shape: Shape,
         dirty: DirtyTracker,
         stopped: EventFd,
+        jailed: Jailed,
     ) -> Result<Self, VcpuError> {
         let kick = KickSwitch::new(&fd).map_err(kernel("share the vCPU's run page"))?;
         let dirty = Arc::new(Mutex::new(dirty));
@@ -129,7 +134,11 @@ impl Vcpu {
         };
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{id}"))
-            .spawn(move || worker.serve(&inbox))
+            .spawn(move || match jailed.confine_vcpu_thread() {
+                Ok(()) => worker.serve(&inbox),
+                // The answer to the first order; nobody hears it if there is none.
+                Err(error) => drop(worker.outbox.send(Report::Failed(error.into()))),
+            })
             .map_err(kernel("start a thread"))?;
         Ok(Self {
             orders,

@@ -2,10 +2,14 @@
 //! make KVM write guest memory behind the dirty ring's back or tie the guest to
 //! this host.
 
-use kvm_bindings::{CpuId, kvm_cpuid_entry2};
-use kvm_ioctls::Kvm;
-use serde::{Deserialize, Serialize};
 use std::io;
+
+use kvm_bindings::{
+    CpuId, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_CAP_HYPERV_ENFORCE_CPUID, kvm_cpuid_entry2,
+    kvm_enable_cap,
+};
+use kvm_ioctls::{Kvm, VcpuFd};
+use serde::{Deserialize, Serialize};
 
 /// One leaf of the CPUID table (`struct kvm_cpuid_entry2`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +64,27 @@ fn adjusted(mut leaf: CpuidEntryV1) -> CpuidEntryV1 {
         _ => {}
     }
     leaf
+}
+
+/// Keeps a guest from using what its CPUID table does not name: paravirtual
+/// features of KVM and all of Hyper-V's interface. Without this, KVM answers to
+/// their MSRs and hypercalls anyway.
+///
+/// # Errors
+/// What KVM reports.
+pub fn enforce(vcpu: &VcpuFd) -> io::Result<()> {
+    for cap in [
+        KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+        KVM_CAP_HYPERV_ENFORCE_CPUID,
+    ] {
+        let cap = kvm_enable_cap {
+            cap,
+            args: [1, 0, 0, 0],
+            ..Default::default()
+        };
+        vcpu.enable_cap(&cap).map_err(io::Error::from)?;
+    }
+    Ok(())
 }
 
 /// `table` as processor `id` sees it: with its own APIC id.

@@ -8,7 +8,9 @@
 //! * so is the deadline of the timer, which depends on the counter;
 //! * the wall-clock registers make KVM write guest memory when they are set. The
 //!   guest sets them before each use, so a snapshot holds them as zero, which
-//!   writes nothing.
+//!   writes nothing;
+//! * those of Hyper-V, some of which are clocks, are out of every guest's reach
+//!   (see [`super::cpuid::enforce`]) and left out.
 
 use std::io;
 
@@ -27,19 +29,22 @@ pub const WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
 /// Most registers that one snapshot may hold.
 pub const MAX: usize = 1024;
 
-/// Numbers of the registers that KVM can save, without those of time.
+/// Numbers of the registers that KVM can save, without those of time and of
+/// Hyper-V.
 ///
 /// # Errors
 /// What KVM reports.
 pub fn listed(kvm: &Kvm) -> io::Result<Vec<u32>> {
     let list = kvm.get_msr_index_list().map_err(io::Error::from)?;
-    Ok(list
-        .as_slice()
-        .iter()
-        .copied()
-        .filter(|index| !is_time(*index))
+    let indices = list.as_slice().iter().copied();
+    Ok(indices
+        .filter(|i| !is_time(*i) && !HYPER_V.contains(i))
         .collect())
 }
+
+/// Synthetic registers of Hyper-V (Hypervisor Top Level Functional Specification,
+/// appendix B).
+const HYPER_V: std::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_ffff;
 
 /// Whether a register belongs to the guest's time, which is set apart.
 #[must_use]
