@@ -64,7 +64,7 @@ enum Command {
 
 #[derive(Args)]
 struct BoxArgs {
-    /// One instruction is one virtual nanosecond; one processor. For measuring.
+    /// One instruction is one virtual nanosecond. For measuring.
     #[arg(long)]
     counted: bool,
     /// The box's memory.

@@ -57,11 +57,11 @@ impl Place {
         Ok(from_diagnosis(output.status.success(), &output.stdout))
     }
 
-    /// Says in words where jobs run, and why.
+    /// Says in words where jobs run.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Native => "natively on this host",
-            Self::Box => "in the box (an emulated host: this one has no usable KVM)",
+            Self::Box => "in the box, an emulated host",
         }
     }
 
