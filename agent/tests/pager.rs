@@ -3,6 +3,13 @@
 //!
 //! Needs `/dev/userfaultfd`; without it the tests say so and pass.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

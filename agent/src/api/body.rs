@@ -16,7 +16,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A body that is too long.
 fn too_large(limit: u64) -> ApiError {
-    let message = format!("Request must be smaller than {limit} bytes for the Invoke operation");
+    let message = format!("Request must be smaller than {limit} bytes");
     ApiError::new(Kind::RequestTooLarge, message)
 }
 

@@ -8,14 +8,17 @@
 //!
 //! A lease that is dropped instead of finished poisons its environment.
 
+mod client;
 mod machines;
+mod placing;
 mod pool;
 mod ticket;
 
 pub mod state;
 
+pub use client::{PoolClient, PoolLimits, PoolSummary};
 pub use machines::Machines;
-pub use pool::{Pool, PoolClient, PoolLimits, PoolSummary};
+pub use pool::Pool;
 pub use state::State;
 pub use ticket::{Lease, LeaseError, ResetOutcome};
 

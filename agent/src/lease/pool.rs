@@ -6,113 +6,25 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use serde::Serialize;
 use snapback_proto::control::ResetReport;
 use snapback_vmm::snapshot::manifest::SnapshotId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::client::{Grant, Message, PoolClient, PoolLimits, PoolSummary};
 use super::machines::Machines;
 use super::state::{State, Step};
-use super::ticket::{Lease, LeaseError, ResetOutcome, Returned};
+use super::ticket::{LeaseError, ResetOutcome, Returned};
 use crate::ids::EnvironmentId;
-use crate::placement::{self, Candidate, Choice, Inventory};
 use crate::process::Cause;
 use crate::telemetry::chain;
 
-/// Messages that wait for the task.
-const INBOX: usize = 1024;
-
-/// The pool's bounds.
-#[derive(Debug, Clone, Copy)]
-pub struct PoolLimits {
-    /// Environments at a time.
-    pub max_environments: usize,
-    /// How long one may be idle.
-    pub idle: Duration,
-}
-
-/// How many environments there are, by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-pub struct PoolSummary {
-    /// On the way to be restored.
-    pub starting: usize,
-    /// Idle.
-    pub idle: usize,
-    /// With a request.
-    pub busy: usize,
-    /// Being reset.
-    pub resetting: usize,
-}
-
-type Grant<V> = Result<Lease<<V as Machines>::Machine>, LeaseError<<V as Machines>::RestoreError>>;
-
-enum Message<V: Machines> {
-    Acquire {
-        image: Arc<V::Image>,
-        reply: oneshot::Sender<Grant<V>>,
-    },
-    Retire {
-        image: SnapshotId,
-    },
-    Summary {
-        reply: oneshot::Sender<PoolSummary>,
-    },
-    Close,
-}
-
-/// Asks the pool for things.
-pub struct PoolClient<V: Machines>(mpsc::Sender<Message<V>>);
-
-impl<V: Machines> Clone for PoolClient<V> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<V: Machines> std::fmt::Debug for PoolClient<V> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("PoolClient")
-    }
-}
-
-impl<V: Machines> PoolClient<V> {
-    /// An environment of this image. Bounded by the caller; giving up is fine.
-    ///
-    /// # Errors
-    /// When there is no room, or the restore fails.
-    pub async fn acquire(&self, image: Arc<V::Image>) -> Grant<V> {
-        let (reply, grant) = oneshot::channel();
-        let sent = self.0.send(Message::Acquire { image, reply }).await;
-        sent.map_err(|_| LeaseError::Closed)?;
-        grant.await.unwrap_or(Err(LeaseError::Closed))
-    }
-
-    /// Ends the environments of an image, those with a request afterwards.
-    pub async fn retire(&self, image: SnapshotId) {
-        // Without a pool there are none.
-        let _ = self.0.send(Message::Retire { image }).await;
-    }
-
-    /// How many environments there are.
-    pub async fn summary(&self) -> PoolSummary {
-        let (reply, summary) = oneshot::channel();
-        let _ = self.0.send(Message::Summary { reply }).await;
-        summary.await.unwrap_or_default()
-    }
-
-    /// Ends all environments, those with a request afterwards, and then the task.
-    pub async fn close(&self) {
-        let _ = self.0.send(Message::Close).await;
-    }
-}
-
 /// What a task brings back.
-enum Done<V: Machines> {
+pub(super) enum Done<V: Machines> {
     Blank(Result<V::Blank, V::RestoreError>),
     Restored(Result<V::Machine, V::RestoreError>),
     Reset(
@@ -124,7 +36,7 @@ enum Done<V: Machines> {
 }
 
 /// What is heard of an environment that somebody else has.
-enum Note<M> {
+pub(super) enum Note<M> {
     /// False when the lease was dropped before.
     Started(bool),
     /// `None` when the lease was dropped.
@@ -132,32 +44,32 @@ enum Note<M> {
     Ended(Cause),
 }
 
-struct Entry<V: Machines> {
-    state: State,
-    since: Instant,
-    image: Arc<V::Image>,
+pub(super) struct Entry<V: Machines> {
+    pub(super) state: State,
+    pub(super) since: Instant,
+    pub(super) image: Arc<V::Image>,
     /// Here while it is `Restored`.
-    machine: Option<V::Machine>,
-    served: bool,
-    ended: Option<Cause>,
-    retiring: bool,
+    pub(super) machine: Option<V::Machine>,
+    pub(super) served: bool,
+    pub(super) ended: Option<Cause>,
+    pub(super) retiring: bool,
 }
 
-struct Waiter<V: Machines> {
-    image: Arc<V::Image>,
-    reply: oneshot::Sender<Grant<V>>,
+pub(super) struct Waiter<V: Machines> {
+    pub(super) image: Arc<V::Image>,
+    pub(super) reply: oneshot::Sender<Grant<V>>,
 }
 
 /// The owner of all environments.
 pub struct Pool<V: Machines> {
-    verbs: Arc<V>,
-    limits: PoolLimits,
+    pub(super) verbs: Arc<V>,
+    pub(super) limits: PoolLimits,
     inbox: mpsc::Receiver<Message<V>>,
-    entries: HashMap<EnvironmentId, Entry<V>>,
-    waiters: HashMap<SnapshotId, VecDeque<Waiter<V>>>,
+    pub(super) entries: HashMap<EnvironmentId, Entry<V>>,
+    pub(super) waiters: HashMap<SnapshotId, VecDeque<Waiter<V>>>,
     tasks: JoinSet<(EnvironmentId, Done<V>)>,
     task_of: HashMap<tokio::task::Id, EnvironmentId>,
-    notes: FuturesUnordered<BoxFuture<'static, (EnvironmentId, Note<V::Machine>)>>,
+    pub(super) notes: FuturesUnordered<BoxFuture<'static, (EnvironmentId, Note<V::Machine>)>>,
     closing: bool,
 }
 
@@ -165,7 +77,7 @@ impl<V: Machines> Pool<V> {
     /// A pool without environments; [`Pool::run`] is its task.
     #[must_use]
     pub fn new(verbs: Arc<V>, limits: PoolLimits) -> (Self, PoolClient<V>) {
-        let (sender, inbox) = mpsc::channel(INBOX);
+        let (client, inbox) = PoolClient::channel();
         let pool = Self {
             verbs,
             limits,
@@ -177,7 +89,7 @@ impl<V: Machines> Pool<V> {
             notes: FuturesUnordered::new(),
             closing: false,
         };
-        (pool, PoolClient(sender))
+        (pool, client)
     }
 
     /// Runs until it is closed and every environment has ended.
@@ -232,126 +144,6 @@ impl<V: Machines> Pool<V> {
             let images: Vec<_> = self.waiters.keys().cloned().collect();
             images.iter().for_each(|image| self.refuse(image));
             self.retire_where(|_| true);
-        }
-    }
-
-    fn refuse(&mut self, image: &SnapshotId) {
-        for waiter in self.waiters.remove(image).into_iter().flatten() {
-            let _ = waiter.reply.send(Err(LeaseError::Closed));
-        }
-    }
-
-    /// Serves whoever can be served.
-    fn place(&mut self) {
-        let images: Vec<_> = self.waiters.keys().cloned().collect();
-        for image in images {
-            while self.place_one(&image) {}
-        }
-        self.waiters.retain(|_, queue| !queue.is_empty());
-    }
-
-    /// Decides for the first that waits for `image`; false when nothing can
-    /// happen now.
-    fn place_one(&mut self, image: &SnapshotId) -> bool {
-        let Some(queue) = self.waiters.get_mut(image) else {
-            return false;
-        };
-        queue.retain(|waiter| !waiter.reply.is_closed());
-        let waiting = queue.len();
-        if waiting == 0 {
-            return false;
-        }
-        let candidate = |(id, entry): (&EnvironmentId, &Entry<V>)| Candidate {
-            id: *id,
-            state: entry.state,
-            wanted: !entry.retiring && V::name(&entry.image) == image,
-            since: entry.since,
-        };
-        let inventory = Inventory::of(self.entries.iter().map(candidate));
-        match placement::choose(&inventory, waiting, self.limits.max_environments) {
-            Choice::Wait => return false,
-            Choice::Reuse(id) => {
-                if let Some(waiter) = self.first_waiter(image) {
-                    self.grant(id, waiter);
-                }
-            }
-            Choice::Restore => self.start(image),
-            Choice::Replace(id) => {
-                self.step(id, Step::Retire);
-                self.start(image);
-            }
-            Choice::Refuse => {
-                if let Some(waiter) = self.first_waiter(image) {
-                    let _ = waiter.reply.send(Err(LeaseError::Busy));
-                }
-            }
-        }
-        true
-    }
-
-    fn first_waiter(&mut self, image: &SnapshotId) -> Option<Waiter<V>> {
-        self.waiters.get_mut(image)?.pop_front()
-    }
-
-    fn start(&mut self, image: &SnapshotId) {
-        let first = self.waiters.get(image).and_then(|queue| queue.front());
-        let Some(image) = first.map(|waiter| Arc::clone(&waiter.image)) else {
-            return;
-        };
-        let id = match EnvironmentId::random() {
-            Ok(id) => id,
-            Err(error) => {
-                if let Some(waiter) = self.first_waiter(V::name(&image)) {
-                    let _ = waiter.reply.send(Err(LeaseError::Name(Arc::new(error))));
-                }
-                return;
-            }
-        };
-        let entry = Entry {
-            state: State::Blank,
-            since: Instant::now(),
-            image: Arc::clone(&image),
-            machine: None,
-            served: false,
-            ended: None,
-            retiring: false,
-        };
-        self.entries.insert(id, entry);
-        let verbs = Arc::clone(&self.verbs);
-        self.spawn(
-            id,
-            async move { Done::Blank(verbs.blank(id, &image).await) },
-        );
-    }
-
-    fn grant(&mut self, id: EnvironmentId, waiter: Waiter<V>) {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return;
-        };
-        let Some(machine) = entry.machine.take() else {
-            return;
-        };
-        let fresh = !entry.served;
-        let (started_sender, started) = oneshot::channel();
-        let (home, returned) = oneshot::channel();
-        let lease = Lease::new(id, machine, fresh, started_sender, home);
-        self.step(id, Step::Grant);
-        match waiter.reply.send(Ok(lease)) {
-            Ok(()) => {
-                self.notes.push(Box::pin(async move {
-                    (id, Note::Started(started.await.is_ok()))
-                }));
-                self.notes.push(Box::pin(async move {
-                    (id, Note::Returned(returned.await.ok()))
-                }));
-            }
-            Err(Ok(lease)) => {
-                if let Some(entry) = self.entries.get_mut(&id) {
-                    entry.machine = Some(lease.undo());
-                }
-                self.step(id, Step::Return);
-            }
-            Err(Err(_)) => {}
         }
     }
 
@@ -511,7 +303,7 @@ impl<V: Machines> Pool<V> {
     }
 
     /// The only place where a state changes.
-    fn step(&mut self, id: EnvironmentId, step: Step) {
+    pub(super) fn step(&mut self, id: EnvironmentId, step: Step) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
@@ -532,7 +324,11 @@ impl<V: Machines> Pool<V> {
         }
     }
 
-    fn spawn(&mut self, id: EnvironmentId, work: impl Future<Output = Done<V>> + Send + 'static) {
+    pub(super) fn spawn(
+        &mut self,
+        id: EnvironmentId,
+        work: impl Future<Output = Done<V>> + Send + 'static,
+    ) {
         let handle = self.tasks.spawn(async move { (id, work.await) });
         self.task_of.insert(handle.id(), id);
     }

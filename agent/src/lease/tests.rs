@@ -8,7 +8,6 @@ use snapback_proto::control::ResetReport;
 use snapback_vmm::snapshot::manifest::SnapshotId;
 use tokio::sync::{Notify, Semaphore};
 
-use super::pool::PoolLimits;
 use super::*;
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, Fate};

@@ -1,0 +1,107 @@
+//! How everybody else speaks to the pool's task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use snapback_vmm::snapshot::manifest::SnapshotId;
+use tokio::sync::{mpsc, oneshot};
+
+use super::machines::Machines;
+use super::ticket::{Lease, LeaseError};
+
+/// Messages that wait for the task.
+const INBOX: usize = 1024;
+
+/// The pool's bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// Environments at a time.
+    pub max_environments: usize,
+    /// How long one may be idle.
+    pub idle: Duration,
+}
+
+/// How many environments there are, by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct PoolSummary {
+    /// On the way to be restored.
+    pub starting: usize,
+    /// Idle.
+    pub idle: usize,
+    /// With a request.
+    pub busy: usize,
+    /// Being reset.
+    pub resetting: usize,
+}
+
+/// What an acquisition ends with.
+pub(super) type Grant<V> =
+    Result<Lease<<V as Machines>::Machine>, LeaseError<<V as Machines>::RestoreError>>;
+
+/// What the task hears.
+pub(super) enum Message<V: Machines> {
+    Acquire {
+        image: Arc<V::Image>,
+        reply: oneshot::Sender<Grant<V>>,
+    },
+    Retire {
+        image: SnapshotId,
+    },
+    Summary {
+        reply: oneshot::Sender<PoolSummary>,
+    },
+    Close,
+}
+
+/// Asks the pool for things.
+pub struct PoolClient<V: Machines>(mpsc::Sender<Message<V>>);
+
+impl<V: Machines> Clone for PoolClient<V> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<V: Machines> std::fmt::Debug for PoolClient<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PoolClient")
+    }
+}
+
+impl<V: Machines> PoolClient<V> {
+    /// A client, and what its pool hears.
+    pub(super) fn channel() -> (Self, mpsc::Receiver<Message<V>>) {
+        let (sender, inbox) = mpsc::channel(INBOX);
+        (Self(sender), inbox)
+    }
+
+    /// An environment of this image. Bounded by the caller; giving up is fine.
+    ///
+    /// # Errors
+    /// When there is no room, or the restore fails.
+    pub async fn acquire(&self, image: Arc<V::Image>) -> Grant<V> {
+        let (reply, grant) = oneshot::channel();
+        let sent = self.0.send(Message::Acquire { image, reply }).await;
+        sent.map_err(|_| LeaseError::Closed)?;
+        grant.await.unwrap_or(Err(LeaseError::Closed))
+    }
+
+    /// Ends the environments of an image, those with a request afterwards.
+    pub async fn retire(&self, image: SnapshotId) {
+        // Without a pool there are none.
+        let _ = self.0.send(Message::Retire { image }).await;
+    }
+
+    /// How many environments there are.
+    pub async fn summary(&self) -> PoolSummary {
+        let (reply, summary) = oneshot::channel();
+        let _ = self.0.send(Message::Summary { reply }).await;
+        summary.await.unwrap_or_default()
+    }
+
+    /// Ends all environments, those with a request afterwards, and then the task.
+    pub async fn close(&self) {
+        let _ = self.0.send(Message::Close).await;
+    }
+}

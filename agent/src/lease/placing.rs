@@ -1,0 +1,136 @@
+//! The pool's task serves whoever waits: asks `placement`, and does what it says.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use snapback_vmm::snapshot::manifest::SnapshotId;
+use tokio::sync::oneshot;
+
+use super::machines::Machines;
+use super::pool::{Done, Entry, Note, Pool, Waiter};
+use super::state::{State, Step};
+use super::ticket::{Lease, LeaseError};
+use crate::ids::EnvironmentId;
+use crate::placement::{self, Candidate, Choice, Inventory};
+
+impl<V: Machines> Pool<V> {
+    pub(super) fn refuse(&mut self, image: &SnapshotId) {
+        for waiter in self.waiters.remove(image).into_iter().flatten() {
+            let _ = waiter.reply.send(Err(LeaseError::Closed));
+        }
+    }
+
+    /// Serves whoever can be served.
+    pub(super) fn place(&mut self) {
+        let images: Vec<_> = self.waiters.keys().cloned().collect();
+        for image in images {
+            while self.place_one(&image) {}
+        }
+        self.waiters.retain(|_, queue| !queue.is_empty());
+    }
+
+    /// Decides for the first that waits for `image`; false when nothing can
+    /// happen now.
+    pub(super) fn place_one(&mut self, image: &SnapshotId) -> bool {
+        let Some(queue) = self.waiters.get_mut(image) else {
+            return false;
+        };
+        queue.retain(|waiter| !waiter.reply.is_closed());
+        let waiting = queue.len();
+        if waiting == 0 {
+            return false;
+        }
+        let candidate = |(id, entry): (&EnvironmentId, &Entry<V>)| Candidate {
+            id: *id,
+            state: entry.state,
+            wanted: !entry.retiring && V::name(&entry.image) == image,
+            since: entry.since,
+        };
+        let inventory = Inventory::of(self.entries.iter().map(candidate));
+        match placement::choose(&inventory, waiting, self.limits.max_environments) {
+            Choice::Wait => return false,
+            Choice::Reuse(id) => {
+                if let Some(waiter) = self.first_waiter(image) {
+                    self.grant(id, waiter);
+                }
+            }
+            Choice::Restore => self.start(image),
+            Choice::Replace(id) => {
+                self.step(id, Step::Retire);
+                self.start(image);
+            }
+            Choice::Refuse => {
+                if let Some(waiter) = self.first_waiter(image) {
+                    let _ = waiter.reply.send(Err(LeaseError::Busy));
+                }
+            }
+        }
+        true
+    }
+
+    pub(super) fn first_waiter(&mut self, image: &SnapshotId) -> Option<Waiter<V>> {
+        self.waiters.get_mut(image)?.pop_front()
+    }
+
+    fn start(&mut self, image: &SnapshotId) {
+        let first = self.waiters.get(image).and_then(|queue| queue.front());
+        let Some(image) = first.map(|waiter| Arc::clone(&waiter.image)) else {
+            return;
+        };
+        let id = match EnvironmentId::random() {
+            Ok(id) => id,
+            Err(error) => {
+                if let Some(waiter) = self.first_waiter(V::name(&image)) {
+                    let _ = waiter.reply.send(Err(LeaseError::Name(Arc::new(error))));
+                }
+                return;
+            }
+        };
+        let entry = Entry {
+            state: State::Blank,
+            since: Instant::now(),
+            image: Arc::clone(&image),
+            machine: None,
+            served: false,
+            ended: None,
+            retiring: false,
+        };
+        self.entries.insert(id, entry);
+        let verbs = Arc::clone(&self.verbs);
+        self.spawn(
+            id,
+            async move { Done::Blank(verbs.blank(id, &image).await) },
+        );
+    }
+
+    fn grant(&mut self, id: EnvironmentId, waiter: Waiter<V>) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let Some(machine) = entry.machine.take() else {
+            return;
+        };
+        let fresh = !entry.served;
+        let (started_sender, started) = oneshot::channel();
+        let (home, returned) = oneshot::channel();
+        let lease = Lease::new(id, machine, fresh, started_sender, home);
+        self.step(id, Step::Grant);
+        match waiter.reply.send(Ok(lease)) {
+            Ok(()) => {
+                self.notes.push(Box::pin(async move {
+                    (id, Note::Started(started.await.is_ok()))
+                }));
+                self.notes.push(Box::pin(async move {
+                    (id, Note::Returned(returned.await.ok()))
+                }));
+            }
+            Err(Ok(lease)) => {
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.machine = Some(lease.undo());
+                }
+                self.step(id, Step::Return);
+            }
+            Err(Err(_)) => {}
+        }
+    }
+}
