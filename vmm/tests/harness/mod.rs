@@ -1,6 +1,13 @@
 //! A VMM process driven by hand: what the agent does, in a few functions, over
 //! the real control protocol, with a real guest.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code: a panic is how it fails"
+)]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
