@@ -1,7 +1,5 @@
 //! The pager on a real userfaultfd: the "microVM" is this process, which maps a
 //! snapshot's memory privately and touches it from threads.
-//!
-//! Needs `/dev/userfaultfd`; without it the tests say so and pass.
 
 #![allow(
     clippy::unwrap_used,
@@ -57,18 +55,10 @@ struct Vm {
     _uffd: Uffd,
 }
 
-fn device() -> Option<OwnedFd> {
-    match File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/userfaultfd")
-    {
-        Ok(device) => Some(device.into()),
-        Err(error) => {
-            eprintln!("skipped: /dev/userfaultfd: {error}");
-            None
-        }
-    }
+fn device() -> OwnedFd {
+    let mut options = File::options();
+    options.read(true).write(true);
+    options.open("/dev/userfaultfd").unwrap().into()
 }
 
 fn private_mapping(cache: &MemoryCache) -> MmapRegion {
@@ -128,7 +118,7 @@ fn read_pages(vm: &Vm, pages: Vec<u64>) -> Vec<u8> {
 
 #[test]
 fn pages_arrive_when_they_are_touched_and_only_once_for_all() {
-    let Some(device) = device() else { return };
+    let device = device();
     let pager = Pager::start(2).unwrap();
     let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), 16 * PAGE).unwrap());
     let first = start(&device, &pager, &cache);
@@ -153,7 +143,7 @@ fn pages_arrive_when_they_are_touched_and_only_once_for_all() {
 
 #[test]
 fn a_first_access_that_writes_keeps_the_rest_of_the_page() {
-    let Some(device) = device() else { return };
+    let device = device();
     let pager = Pager::start(1).unwrap();
     let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
     let vm = start(&device, &pager, &cache);
@@ -170,7 +160,7 @@ fn a_first_access_that_writes_keeps_the_rest_of_the_page() {
 
 #[test]
 fn many_threads_of_many_vms_touch_the_same_pages_at_once() {
-    let Some(device) = device() else { return };
+    let device = device();
     let pager = Arc::new(Pager::start(2).unwrap());
     let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), 16 * PAGE).unwrap());
     let vms: Vec<_> = (0..4).map(|_| start(&device, &pager, &cache)).collect();
@@ -196,7 +186,7 @@ fn many_threads_of_many_vms_touch_the_same_pages_at_once() {
 
 #[test]
 fn a_page_that_cannot_be_had_ends_the_vm_and_is_never_zeroes() {
-    let Some(device) = device() else { return };
+    let device = device();
     let pager = Pager::start(1).unwrap();
     let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
     let vm = start(&device, &pager, &cache);
@@ -217,7 +207,7 @@ fn a_page_that_cannot_be_had_ends_the_vm_and_is_never_zeroes() {
 
 #[test]
 fn holes_of_a_booted_guests_memory_are_filled_when_they_are_touched() {
-    let Some(device) = device() else { return };
+    let device = device();
     let pager = Pager::start(1).unwrap();
     let memfd = snapback_vmm::sys::memfd::create("test", LEN).unwrap();
     rustix::io::pwrite(&memfd, &[0xee; 4096], 3 * PAGE).unwrap();
@@ -230,7 +220,7 @@ fn holes_of_a_booted_guests_memory_are_filled_when_they_are_touched() {
 
 #[test]
 fn what_a_vmm_process_reports_is_checked() {
-    let Some(device) = device() else { return };
+    let device = device();
     let pager = Pager::start(1).unwrap();
     let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
     let register = |fd: OwnedFd, ranges| {

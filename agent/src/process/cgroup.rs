@@ -298,48 +298,4 @@ mod tests {
                 .is_none()
         );
     }
-
-    /// A folder in a real cgroup v2 hierarchy, when we may make one.
-    fn real_root(name: &str) -> Option<config::Cgroup> {
-        let mount = MOUNTS
-            .into_iter()
-            .find(|mount| is_cgroup2(Path::new(mount)));
-        let root = Path::new(mount?).join(format!("snapback-test-{name}-{}", std::process::id()));
-        if let Err(error) = fs::create_dir(&root) {
-            eprintln!("skipped: {}: {error}", root.display());
-            return None;
-        }
-        Some(config::Cgroup {
-            root: Some(root),
-            ..Default::default()
-        })
-    }
-
-    #[tokio::test]
-    async fn what_an_earlier_agent_left_is_killed_and_removed() {
-        let Some(limits) = real_root("left") else {
-            return;
-        };
-        let path = limits.root.clone().unwrap();
-        let id = EnvironmentId::from_number(7);
-        let mut sleeper = std::process::Command::new("sleep")
-            .arg("1000")
-            .spawn()
-            .unwrap();
-        {
-            let root = CgroupRoot::open(&limits).unwrap();
-            let cgroup = root.create(id, 128).unwrap().unwrap();
-            cgroup.add(sleeper.id()).unwrap();
-            let second = CgroupRoot::open(&limits);
-            assert!(matches!(second, Err(CgroupError::InUse { .. })));
-        }
-        // Reaps it, as init does for an agent that was killed.
-        let reaped = std::thread::spawn(move || sleeper.wait().unwrap());
-        let root = CgroupRoot::open(&limits).unwrap();
-        assert!(!reaped.join().unwrap().success());
-        assert!(!path.join(id.to_string()).exists());
-        root.create(id, 128).unwrap().unwrap().remove().await;
-        drop(root);
-        fs::remove_dir(path).unwrap();
-    }
 }

@@ -8,11 +8,9 @@ use serde::Deserialize;
 use crate::process;
 use crate::workspace;
 
-/// The package whose tests all need KVM.
-const INTEGRATION_PACKAGE: &str = "tests";
-
-/// The package whose test targets (not its unit tests) need KVM.
-const MACHINE_PACKAGE: &str = "vmm";
+/// The packages whose test targets (not their unit tests) need a host with KVM,
+/// userfaultfd and cgroups.
+const HOST_PACKAGES: [&str; 3] = ["tests", "vmm", "agent"];
 
 /// A program made of tests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,8 +88,7 @@ fn parse_message(line: &str) -> Result<Option<TestProgram>> {
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     let is_test_target = target.kind.iter().any(|kind| kind == "test");
-    let needs_kvm =
-        is_test_target && [INTEGRATION_PACKAGE, MACHINE_PACKAGE].contains(&package.as_str());
+    let needs_kvm = is_test_target && HOST_PACKAGES.contains(&package.as_str());
     let name = match target.kind.first() {
         Some(kind) => format!("{package}/{kind}/{}", target.name),
         None => format!("{package}/{}", target.name),
@@ -128,7 +125,8 @@ mod tests {
         assert!(needs("tests", "test"));
         assert!(needs("vmm", "test"));
         assert!(!needs("vmm", "lib"));
-        assert!(!needs("agent", "test"));
+        assert!(needs("agent", "test"));
+        assert!(!needs("guest-init", "test"));
     }
 
     #[test]
