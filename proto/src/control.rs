@@ -76,6 +76,22 @@ pub enum Command {
     Verify,
 }
 
+impl Command {
+    /// The command's name, for messages.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Prepare(_) => "prepare",
+            Self::Boot { .. } => "boot",
+            Self::Snapshot => "snapshot",
+            Self::Restore { .. } => "restore",
+            Self::Run => "run",
+            Self::Reset => "reset",
+            Self::Verify => "verify",
+        }
+    }
+}
+
 /// The shape of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {

@@ -9,6 +9,7 @@
 //! * [`frame`]: the length-prefixed frames of the invocation channel, with caps.
 //! * [`guest`]: the messages those frames carry.
 //! * [`ids`]: identifiers that cross a process boundary.
+//! * [`words`]: errors in words.
 //!
 //! Both sides of both wires treat what they read as untrusted: sizes are checked
 //! before anything is allocated, and a message is consumed to its last byte.
@@ -18,6 +19,7 @@ pub mod frame;
 pub mod guest;
 pub mod ids;
 mod wire;
+pub mod words;
 
 pub use wire::WireError;
 

@@ -4,12 +4,12 @@ use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use snapback_proto::words::chain;
 
 use crate::exec::BuildError;
 use crate::images::ImageError;
 use crate::lease::LeaseError;
 use crate::node::{CreateError, DeleteError, InvokeFailure};
-use crate::telemetry::chain;
 
 /// `x-amzn-ErrorType`, as it is written.
 pub const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");

@@ -11,6 +11,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use snapback_proto::control::ResetReport;
+use snapback_proto::words::chain;
 use snapback_vmm::snapshot::manifest::SnapshotId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -21,7 +22,6 @@ use super::state::{State, Step};
 use super::ticket::{LeaseError, ResetOutcome, Returned};
 use crate::ids::EnvironmentId;
 use crate::process::Cause;
-use crate::telemetry::chain;
 
 /// What a task brings back.
 pub(super) enum Done<V: Machines> {

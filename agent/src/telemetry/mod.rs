@@ -55,16 +55,3 @@ pub async fn log_lines(environment: EnvironmentId, origin: Origin, source: impl 
     }
     lines.finish(show);
 }
-
-/// An error with its sources, in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}

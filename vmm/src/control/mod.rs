@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use snapback_proto::control::{
     Command, ControlError, Event, Failure, Machine, Reply, VmmMessage, receive, send,
 };
+use snapback_proto::words::chain;
 
 pub use hangup::exit_on_hangup;
 
@@ -134,7 +135,7 @@ impl ControlSocket {
 
 impl Request {
     fn new(command: Command, fds: Vec<OwnedFd>) -> Result<Self, RequestError> {
-        let name = command_name(&command);
+        let name = command.name();
         let found = fds.len();
         let wrong = |expected| RequestError::Descriptors {
             command: name,
@@ -212,18 +213,6 @@ impl Request {
     }
 }
 
-fn command_name(command: &Command) -> &'static str {
-    match command {
-        Command::Prepare(_) => "prepare",
-        Command::Boot { .. } => "boot",
-        Command::Snapshot => "snapshot",
-        Command::Restore { .. } => "restore",
-        Command::Run => "run",
-        Command::Reset => "reset",
-        Command::Verify => "verify",
-    }
-}
-
 fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Option<[OwnedFd; N]> {
     fds.try_into().ok()
 }
@@ -248,16 +237,9 @@ pub fn failure(
     error: &dyn std::error::Error,
     section: Option<&'static str>,
 ) -> Failure {
-    let mut reason = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        reason.push_str(": ");
-        reason.push_str(&error.to_string());
-        source = error.source();
-    }
     Failure {
         operation: operation.to_owned(),
-        reason,
+        reason: chain(error),
         section: section.map(str::to_owned),
     }
 }
@@ -296,14 +278,5 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn a_failure_names_its_sources() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("outer")]
-        struct Outer(#[source] std::io::Error);
-        let error = Outer(std::io::Error::other("inner"));
-        assert_eq!(failure("restore", &error, None).reason, "outer: inner");
     }
 }

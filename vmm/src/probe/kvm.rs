@@ -2,9 +2,10 @@
 
 use kvm_bindings::{KVM_API_VERSION, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_PRE_FAULT_MEMORY};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
+use snapback_proto::words::chain;
 
 use super::guest::Machine;
-use super::{Check, Need, chain, check};
+use super::{Check, Need, check};
 use crate::sys::kvm;
 
 const NEWER_KERNEL: &str = "run a newer kernel (Debian's 6.12 is the tested one)";

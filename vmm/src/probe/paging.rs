@@ -10,9 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use snapback_proto::words::chain;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use super::{Check, Need, chain};
+use super::{Check, Need};
 use crate::memory::{GuestRam, PAGE_SIZE};
 use crate::sys::mapping::{Reservation, Sharing};
 use crate::sys::uffd::{Fault, Uffd};

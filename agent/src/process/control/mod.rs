@@ -165,7 +165,7 @@ impl ControlClient {
         fds: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<Answer, CommandError> {
-        let (environment, name) = (self.environment, name_of(command));
+        let (environment, name) = (self.environment, command.name());
         if std::mem::replace(&mut self.in_doubt, true) {
             return Err(CommandError::InDoubt {
                 environment,
@@ -199,7 +199,7 @@ impl ControlClient {
         self.in_doubt = true;
         CommandError::Unexpected {
             environment: self.environment,
-            command: name_of(command),
+            command: command.name(),
         }
     }
 
@@ -314,18 +314,6 @@ fn ready_io<T>(
 fn would_block(error: &ControlError) -> bool {
     use io::ErrorKind::{Interrupted, WouldBlock};
     matches!(error, ControlError::Io(error) if matches!(error.kind(), WouldBlock | Interrupted))
-}
-
-const fn name_of(command: &Command) -> &'static str {
-    match command {
-        Command::Prepare(_) => "prepare",
-        Command::Boot { .. } => "boot",
-        Command::Snapshot => "snapshot",
-        Command::Restore { .. } => "restore",
-        Command::Run => "run",
-        Command::Reset => "reset",
-        Command::Verify => "verify",
-    }
 }
 
 #[cfg(test)]
