@@ -16,7 +16,8 @@ const BATCH: usize = 64;
 #[must_use]
 pub fn page_copy() -> Option<Row> {
     let from = vec![1_u8; PAGE * PAGES];
-    let mut to = vec![0_u8; PAGE * PAGES];
+    // Not zero: the allocator would leave the pages to be made while they are copied to.
+    let mut to = vec![2_u8; PAGE * PAGES];
     let batch = u32::try_from(BATCH).ok()?;
     let mut samples = Samples::new("ns");
     let pairs = from

@@ -7,8 +7,8 @@ use super::results::Course;
 use crate::report::milliseconds;
 use crate::report::table::number;
 
-/// Longest title that is shown, in characters.
-const TITLE: usize = 28;
+/// Longest title that is shown, in characters; of a longer one the end is shown.
+const TITLE: usize = 32;
 
 /// Something begins.
 pub fn step(what: &str) {
@@ -23,7 +23,9 @@ pub fn course(request: usize, course: &Course) {
             "#", "document", "bytes", "words", "latency", "reset", "dirty pages", "traces"
         );
     }
-    let title: String = course.document.title.chars().take(TITLE).collect();
+    let title = &course.document.title;
+    let skipped = title.chars().count().saturating_sub(TITLE);
+    let title: String = title.chars().skip(skipped).collect();
     let bytes = course.document.text.len();
     let (words, traces) = match &course.answer {
         Ok(answer) => (

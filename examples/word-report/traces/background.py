@@ -8,6 +8,7 @@ from pathlib import Path
 
 from traces.trace import TAG, Trace
 
+_PATIENCE_S = 2
 _ticks = 0
 
 
@@ -35,6 +36,10 @@ def _leave_child():
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    # For a moment a process that was just started has no command line to be found by.
+    deadline = time.monotonic() + _PATIENCE_S
+    while not _find_child() and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _find_child():
