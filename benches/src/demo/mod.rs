@@ -198,7 +198,10 @@ impl Run<'_> {
         let snapshot = Duration::from_nanos(build.snapshot_ns);
         report.add(once(snapshot).row("demo/snapshot", []));
 
-        show::step(&format!("send {} documents", self.requests));
+        let requests = self.requests;
+        show::step(&format!(
+            "send {requests} documents; leaving traces is part of each request and its figures"
+        ));
         for document in self.documents.iter().cycle().take(self.requests) {
             let course = self.request(&client, document).await?;
             courses.push(course.clone());
