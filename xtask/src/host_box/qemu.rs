@@ -31,7 +31,9 @@ impl Clock {
                 "-smp",
                 "1",
                 "-icount",
-                "shift=0,sleep=off",
+                // While all wait for a file of the host, time goes on like the host's. With
+                // sleep=off it would leap to the next timer: every bound would be over.
+                "shift=0,sleep=on",
                 "-cpu",
                 "max,-erms,-fsrm",
             ],
