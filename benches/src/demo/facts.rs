@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use snapback_proto::control::ResetReport;
 
 /// `GET /v1/functions/{name}`, as far as it is shown.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -47,26 +48,7 @@ pub struct Record {
     /// From the event's departure to the answer's arrival, in nanoseconds.
     pub function_ns: u64,
     /// The reset after the request.
-    pub reset: Option<Reset>,
+    pub reset: Option<ResetReport>,
     /// Why the microVM was destroyed instead.
     pub destroyed: Option<String>,
-}
-
-/// What a reset cost.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub struct Reset {
-    /// Pages that were copied back.
-    pub pages: u64,
-    /// Of these, pages that the guest's processor wrote.
-    pub pages_by_vcpu: u64,
-    /// Of these, pages that devices wrote.
-    pub pages_by_devices: u64,
-    /// Stopping the processor, in nanoseconds.
-    pub pause_ns: u64,
-    /// Devices, interrupt controllers and processor, in nanoseconds.
-    pub state_ns: u64,
-    /// Collecting and copying pages, in nanoseconds.
-    pub pages_ns: u64,
-    /// All of it, in nanoseconds.
-    pub total_ns: u64,
 }

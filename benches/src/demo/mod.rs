@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde_json::json;
+use snapback_proto::words::chain;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, timeout};
@@ -114,7 +115,7 @@ pub async fn run(options: &Options) -> Report {
     let outcome = prepare_and_drive(options, &mut report, &mut courses).await;
     results::add(&mut report, &courses, options.requests);
     if let Err(error) = outcome {
-        report.check("demo/completed", false, show::chain(&error));
+        report.check("demo/completed", false, chain(&error));
     }
     report
 }
@@ -157,7 +158,7 @@ async fn prepare_and_drive(
     let stopped = node.stop().await;
     let detail = match &stopped {
         Ok(()) => "the agent ended by itself when it was asked to".to_owned(),
-        Err(error) => show::chain(error),
+        Err(error) => chain(error),
     };
     report.check("demo/agent_stopped", stopped.is_ok(), detail);
     let wrong = |course: &Course| !course.mistakes().is_empty() || course.record.reset.is_none();
@@ -262,7 +263,7 @@ impl Run<'_> {
         let answered = if failed || !answer.status.is_success() {
             Err(format!("status {}: {}", answer.status, answer.shown()))
         } else {
-            answer.json::<Answer>().map_err(|error| show::chain(&error))
+            answer.json::<Answer>().map_err(|error| chain(&error))
         };
         let record = client.send(Method::GET, &path, "", AGENT_LIMIT).await?;
         Ok(Course {

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
+use snapback_proto::control::ResetReport;
 
 use super::answer::Answer;
 use super::documents::Document;
-use super::facts::{Record, Reset};
+use super::facts::Record;
 use crate::report::{Report, Samples, milliseconds, whole};
 
 /// Name of the rows with one request each; the table for people shows them apart.
@@ -52,7 +53,7 @@ pub fn add(report: &mut Report, courses: &[Course], wanted: usize) {
 }
 
 /// One figure of a reset.
-type Figure = fn(&Reset) -> u64;
+type Figure = fn(&ResetReport) -> u64;
 
 fn rows(report: &mut Report, courses: &[Course]) {
     let records = || courses.iter().map(|course| &course.record);
@@ -240,7 +241,7 @@ mod tests {
             traces_left: REQUIRED.map(str::to_owned).to_vec(),
             traces_refused: [("task_file".to_owned(), "EROFS".to_owned())].into(),
         };
-        let reset = Reset {
+        let reset = ResetReport {
             pages: 100 + number,
             pages_by_vcpu: 100,
             pages_by_devices: number,

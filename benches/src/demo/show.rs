@@ -1,6 +1,5 @@
 //! What a person sees while the demonstration runs.
 
-use std::error::Error;
 use std::time::Duration;
 
 use super::results::Course;
@@ -59,37 +58,10 @@ pub fn log(tail: &str) {
     }
 }
 
-/// An error with everything that caused it.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
 fn nanoseconds(ns: u64) -> String {
     duration(Duration::from_nanos(ns))
 }
 
 fn duration(duration: Duration) -> String {
     format!("{} ms", number(milliseconds(duration)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::demo::{DemoError, NodeError};
-
-    #[test]
-    fn an_error_tells_its_causes_once() {
-        let error = DemoError::from(NodeError::Prepare {
-            doing: "start it".to_owned(),
-            source: std::io::Error::other("no such thing"),
-        });
-        assert_eq!(chain(&error), "cannot start it: no such thing");
-    }
 }
