@@ -83,6 +83,23 @@ fn every_life_of_a_snapshot_has_a_generation_of_its_own() {
     assert_eq!(second.look(GENERATIONS), own, "in another machine");
 }
 
+/// What feeds the kernel's generator, and how often the fourth virtio device has
+/// interrupted.
+const RNG: &str = r#"[
+    open("/sys/class/misc/hw_random/rng_current").read(),
+    [int(line.split()[1]) > 0 for line in open("/proc/interrupts") if "virtio3" in line],
+]"#;
+
+#[test]
+fn the_guest_has_a_source_of_entropy() {
+    let mut machine = restored(Cache::Warm);
+    for _ in 0..2 {
+        assert_eq!(machine.look(RNG), r"['virtio_rng.0\n', [True]]");
+        machine.reset();
+        assert_eq!(machine.differences(), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn a_damaged_state_is_refused_by_the_name_of_its_section() {
     let snapshot = snapshot();
