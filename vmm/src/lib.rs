@@ -14,6 +14,7 @@ pub mod arch;
 pub mod bus;
 pub mod control;
 pub mod devices;
+pub mod entropy;
 pub mod jail;
 pub mod memory;
 pub mod probe;

@@ -32,16 +32,19 @@ use crate::devices::i8042::I8042;
 use crate::devices::serial::Serial;
 use crate::memory::GuestRam;
 use crate::virtio::block::Block;
+use crate::virtio::rng::Rng;
 use crate::virtio::transport::{MmioDevice, Transport};
 use crate::virtio::vsock::{self, PollInterest, Vsock};
 
-/// All devices of one machine. virtio device 0 is the vsock, 1.. are the disks.
+/// All devices of one machine. virtio device 0 is the vsock, 1.. are the disks, the
+/// last one is the entropy device.
 #[derive(Debug)]
 pub struct Bus {
     serial: Serial,
     i8042: I8042,
     vsock: Transport<Vsock>,
     disks: Vec<Transport<Block>>,
+    rng: Transport<Rng>,
 }
 
 impl Bus {
@@ -50,7 +53,7 @@ impl Bus {
     /// # Errors
     /// [`TooManyDevices`] when they do not fit the layout.
     pub fn new(serial: Serial, vsock: Vsock, disks: Vec<Block>) -> Result<Self, TooManyDevices> {
-        let devices = disks.len().saturating_add(1);
+        let devices = disks.len().saturating_add(2);
         if devices > MAX_VIRTIO {
             return Err(TooManyDevices { devices });
         }
@@ -59,6 +62,7 @@ impl Bus {
             i8042: I8042::default(),
             vsock: Transport::new(vsock),
             disks: disks.into_iter().map(Transport::new).collect(),
+            rng: Transport::new(Rng::default()),
         })
     }
 
@@ -137,7 +141,7 @@ impl Bus {
     /// further.
     pub fn continue_work(&mut self, ram: &GuestRam) -> Effects {
         let mut effects = Effects::NONE;
-        for index in 0..=self.disks.len() {
+        for index in 0..self.disks.len() + 2 {
             if let Some((transport, gsi)) = self.at(index) {
                 effects.merge(transport.continue_work(ram).effects(gsi));
             }
@@ -196,6 +200,7 @@ impl Bus {
             i8042: self.i8042.save(),
             vsock: self.vsock.save(),
             disks: self.disks.iter().map(Transport::save).collect(),
+            rng: self.rng.save(),
         })
     }
 
@@ -226,7 +231,10 @@ impl Bus {
                     source,
                 })?;
         }
-        Ok(())
+        let device = self.disks.len() + 1;
+        self.rng
+            .restore(&state.rng, ram)
+            .map_err(|source| RestoreError::Virtio { device, source })
     }
 
     /// Bytes of serial output that nobody took in time.
@@ -237,7 +245,10 @@ impl Bus {
 
     fn devices(&self) -> impl Iterator<Item = &dyn MmioDevice> {
         let vsock: &dyn MmioDevice = &self.vsock;
-        std::iter::once(vsock).chain(self.disks.iter().map(|disk| -> &dyn MmioDevice { disk }))
+        let rng: &dyn MmioDevice = &self.rng;
+        std::iter::once(vsock)
+            .chain(self.disks.iter().map(|disk| -> &dyn MmioDevice { disk }))
+            .chain(std::iter::once(rng))
     }
 
     /// Device `index` and its interrupt line.
@@ -245,6 +256,7 @@ impl Bus {
         let gsi = FIRST_GSI.checked_add(u32::try_from(index).ok()?)?;
         match index.checked_sub(1) {
             None => Some((&mut self.vsock, gsi)),
+            Some(disk) if disk == self.disks.len() => Some((&mut self.rng, gsi)),
             Some(disk) => Some((self.disks.get_mut(disk)?, gsi)),
         }
     }

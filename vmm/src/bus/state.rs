@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::devices::i8042::I8042V1;
 use crate::devices::serial::{SerialRestoreError, SerialV1};
 use crate::virtio::block::BlockV1;
+use crate::virtio::rng::RngV1;
 use crate::virtio::transport::{VirtioRestoreError, VirtioV1};
 use crate::virtio::vsock::VsockV1;
 
@@ -20,6 +21,8 @@ pub struct BusV1 {
     pub vsock: VirtioV1<VsockV1>,
     /// virtio devices 1.., in order.
     pub disks: Vec<VirtioV1<BlockV1>>,
+    /// The last virtio device.
+    pub rng: VirtioV1<RngV1>,
 }
 
 /// Why a machine cannot be put together.

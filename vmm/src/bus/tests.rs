@@ -75,6 +75,7 @@ fn devices_lie_where_the_layout_says() {
         (0xd000_0000, 5, 3, 19),
         (0xd000_1000, 6, 1, 2),
         (0xd000_2000, 7, 1, 2),
+        (0xd000_3000, 8, 1, 4),
     ];
     assert_eq!(slots.len(), expected.len());
     for (slot, (base, gsi, queues, id)) in slots.iter().zip(expected) {
@@ -90,7 +91,7 @@ fn devices_lie_where_the_layout_says() {
 fn nobody_elsewhere() {
     let mut bus = bus();
     let ram = ram();
-    for address in [0, 0xcfff_fffc, 0xd000_3000, 0xfee0_0000, u64::MAX - 3] {
+    for address in [0, 0xcfff_fffc, 0xd000_4000, 0xfee0_0000, u64::MAX - 3] {
         assert_eq!(read32(&mut bus, address), u32::MAX);
         assert_eq!(write32(&mut bus, address, 1, &ram), Effects::NONE);
     }
@@ -100,7 +101,7 @@ fn nobody_elsewhere() {
         assert_eq!(data, [0xff; 4]);
         assert_eq!(bus.pio_write(port, &data), Effects::NONE);
     }
-    for (device, queue) in [(0, 3), (2, 1), (3, 0), (usize::MAX, usize::MAX)] {
+    for (device, queue) in [(0, 3), (2, 1), (3, 1), (4, 0), (usize::MAX, usize::MAX)] {
         assert_eq!(bus.queue_notify(device, queue, &ram), Effects::NONE);
     }
 }
@@ -108,8 +109,8 @@ fn nobody_elsewhere() {
 #[test]
 fn too_many_devices_are_refused() {
     let disks = |count| (0..count).map(|_| disk(1)).collect();
-    assert!(Bus::new(Serial::mute(), Vsock::new(), disks(15)).is_ok());
-    let refused = Bus::new(Serial::mute(), Vsock::new(), disks(16)).err();
+    assert!(Bus::new(Serial::mute(), Vsock::new(), disks(14)).is_ok());
+    let refused = Bus::new(Serial::mute(), Vsock::new(), disks(15)).err();
     assert_eq!(refused, Some(TooManyDevices { devices: 17 }));
 }
 
@@ -208,6 +209,7 @@ fn state_restores() {
                 &[readable(BUFFERS, 16), writable(BUFFERS + 0x1000, 513)],
             );
             let _ = bus.queue_notify(1, 0, &ram);
+            initialise(bus, 3, &ram);
         },
         |bus, state| bus.restore(state, &ram).unwrap(),
     );
@@ -221,6 +223,10 @@ fn errors_name_the_device() {
     state.disks[1].transport.interrupt_status = 8;
     let error = bus.restore(&state, &ram).unwrap_err();
     assert_eq!(error.to_string(), "state of virtio device 2");
+    let mut state = good.clone();
+    state.rng.transport.device_id = 2;
+    let error = bus.restore(&state, &ram).unwrap_err();
+    assert_eq!(error.to_string(), "state of virtio device 3");
     let mut state = good.clone();
     state.disks.pop();
     let error = bus.restore(&state, &ram).unwrap_err();

@@ -16,6 +16,7 @@ use crate::arch::x86_64::cpuid::CpuidEntryV1;
 use crate::bus::layout::{MMIO_WINDOW, NOTIFY_OFFSET};
 use crate::bus::{Bus, TooManyDevices};
 use crate::devices::serial::Serial;
+use crate::devices::vmgenid::{self, RenewError};
 use crate::memory::GuestMemory;
 use crate::supervisor::Saved;
 use crate::sys::uffd::Uffd;
@@ -47,6 +48,9 @@ pub enum AssembleError {
         #[source]
         source: io::Error,
     },
+    /// The guest cannot be told from another of its snapshot.
+    #[error(transparent)]
+    Generation(#[from] RenewError),
     /// A vCPU did not join.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
@@ -168,21 +172,30 @@ impl Live {
         self.board.bus().detach_channel();
     }
 
-    /// Starts every vCPU from where it stands.
+    /// Starts every vCPU from where it stands, with a first generation id.
     ///
     /// # Errors
-    /// When a vCPU's thread is gone.
-    pub fn start(&self) -> Result<(), VcpuError> {
-        self.vcpus
-            .iter()
-            .try_for_each(|vcpu| vcpu.order(Order::Run(None)))
+    /// When there is no id or a vCPU's thread is gone.
+    pub fn start(&self) -> Result<(), AssembleError> {
+        // A guest that boots reads the id when it comes to it.
+        let _ = vmgenid::renew(&self.board.ram)?;
+        for vcpu in &self.vcpus {
+            vcpu.order(Order::Run(None))?;
+        }
+        Ok(())
     }
 
-    /// Lets a guest that stands at its snapshot run, in the snapshot's time.
+    /// Lets a guest that stands at its snapshot run, in the snapshot's time and
+    /// with a new generation id, whose interrupt is the first thing it sees.
     ///
     /// # Errors
-    /// When KVM does not take the time or a vCPU's thread is gone.
+    /// When there is no new id, KVM does not take the time or a vCPU's thread is
+    /// gone.
     pub fn resume(&self, saved: &Saved) -> Result<(), AssembleError> {
+        let told = vmgenid::renew(&self.board.ram)?;
+        self.board
+            .pulse(told)
+            .map_err(kernel("raise the interrupt of the VM generation id"))?;
         clock::start(&self.board.vm, &saved.clock).map_err(kernel("set the guest's clock"))?;
         for (vcpu, state) in self.vcpus.iter().zip(&saved.processors) {
             vcpu.order(Order::Run(Some(state.time)))?;

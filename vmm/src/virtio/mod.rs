@@ -16,6 +16,7 @@
 
 pub mod block;
 pub mod queue;
+pub mod rng;
 pub mod transport;
 pub mod vsock;
 

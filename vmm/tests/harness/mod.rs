@@ -135,13 +135,16 @@ fn asset(name: &str) -> File {
 }
 
 /// The function that the tests' guest runs: it changes memory and files, then
-/// tells how often it was called in this life of its memory.
+/// tells how often it was called in this life of its memory. Or it looks at its
+/// guest with an expression of the test.
 const FUNCTION: &str = r#"
 calls = 0
 
 def handler(event, context):
     global calls
     calls += 1
+    if "look" in event:
+        return str(eval(event["look"]))
     with open("/tmp/trace", "a") as trace:
         trace.write("x" * event.get("bytes", 1))
     ballast = bytearray(event.get("dirty", 0) * 4096)
@@ -388,6 +391,13 @@ impl TestMachine {
                 (other, payload) => panic!("{other:?} {}", String::from_utf8_lossy(&payload)),
             }
         }
+    }
+
+    /// Runs one request in which the function evaluates a Python expression, and
+    /// returns its value as text.
+    pub fn look(&mut self, expression: &str) -> String {
+        let event = serde_json::json!({ "look": expression }).to_string();
+        serde_json::from_str(&self.request(&event)).unwrap()
     }
 
     pub fn reset(&self) -> control::ResetReport {

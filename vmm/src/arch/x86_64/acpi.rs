@@ -1,6 +1,6 @@
 //! ACPI tables of a hardware-reduced machine (ACPI 6.5, chapter 4.1): no power
 //! management hardware, no legacy timers; the kernel learns of its processors,
-//! the I/O APIC, the serial port and the virtio-mmio devices.
+//! the I/O APIC, the serial port, the virtio-mmio devices and the VM generation id.
 
 use acpi_tables::aml;
 use acpi_tables::fadt::{FADTBuilder, Flags};
@@ -32,6 +32,15 @@ pub struct MmioDevice {
     pub gsi: u32,
 }
 
+/// The VM generation id as the tables name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GenerationId {
+    /// Guest-physical address of the id.
+    pub address: u64,
+    /// The interrupt that tells of a new one (edge triggered).
+    pub gsi: u32,
+}
+
 /// All tables, to be copied to one address.
 #[derive(Debug)]
 pub struct Tables {
@@ -49,14 +58,15 @@ impl AmlSink for Bytes {
     }
 }
 
-/// Builds the tables for `vcpus` processors and `devices`, to lie at `base`.
+/// Builds the tables for `vcpus` processors, `devices` and the generation id, to
+/// lie at `base`.
 #[must_use]
-pub fn build(base: u32, vcpus: u8, devices: &[MmioDevice]) -> Tables {
+pub fn build(base: u32, vcpus: u8, devices: &[MmioDevice], generation: GenerationId) -> Tables {
     let mut tables = Layout {
         base: u64::from(base),
         bytes: Vec::new(),
     };
-    let dsdt = tables.add(&dsdt(devices));
+    let dsdt = tables.add(&dsdt(devices, generation));
     let fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
         .flag(Flags::HwReducedAcpi)
@@ -109,12 +119,13 @@ fn madt(vcpus: u8) -> MADT {
     madt
 }
 
-fn dsdt(devices: &[MmioDevice]) -> Sdt {
+fn dsdt(devices: &[MmioDevice], generation: GenerationId) -> Sdt {
     let mut body = Bytes(Vec::new());
     serial_port(&mut body);
     for (index, device) in (0_u8..).zip(devices) {
         virtio_mmio(&mut body, index, *device);
     }
+    generation_id(&mut body, generation);
     // A definition block of revision 2 has 64-bit integers.
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&body.0);
@@ -159,6 +170,50 @@ fn virtio_mmio(sink: &mut Bytes, index: u8, device: MmioDevice) {
     .to_aml_bytes(sink);
 }
 
+/// The generation id's device ("Virtual Machine Generation ID", the ACPI part) and
+/// the generic event device (ACPI 6.5, chapter 5.6.9) that turns the interrupt into
+/// a notification of it: a hardware-reduced machine has no general-purpose events.
+fn generation_id(sink: &mut Bytes, generation: GenerationId) {
+    let [low, high] = [generation.address & 0xffff_ffff, generation.address >> 32];
+    aml::Device::new(
+        "_SB_.VGEN".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &"SNAPVGID"),
+            &aml::Name::new("_CID".into(), &"VM_Gen_Counter"),
+            &aml::Name::new("_DDN".into(), &"VM_Gen_Counter"),
+            &aml::Name::new("ADDR".into(), &aml::Package::new(vec![&low, &high])),
+        ],
+    )
+    .to_aml_bytes(sink);
+    aml::Device::new(
+        "_SB_.GED_".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &"ACPI0013"),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(vec![&aml::Interrupt::new(
+                    true,
+                    true,
+                    false,
+                    false,
+                    generation.gsi,
+                )]),
+            ),
+            &aml::Method::new(
+                "_EVT".into(),
+                1,
+                true,
+                vec![&aml::If::new(
+                    &aml::Equal::new(&aml::Arg(0), &generation.gsi),
+                    vec![&aml::Notify::new(&aml::Path::new("\\_SB_.VGEN"), &0x80_u8)],
+                )],
+            ),
+        ],
+    )
+    .to_aml_bytes(sink);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,7 +236,11 @@ mod tests {
             length: 0x1000,
             gsi: 5,
         };
-        let tables = build(base, 2, &[device, device]);
+        let generation = GenerationId {
+            address: 0xdead_f000,
+            gsi: 21,
+        };
+        let tables = build(base, 2, &[device, device], generation);
         let base = u64::from(base);
         let rsdp = usize::try_from(tables.rsdp - base).unwrap();
         assert_eq!(&tables.bytes[rsdp..rsdp + 8], b"RSD PTR ");
@@ -202,5 +261,8 @@ mod tests {
             assert_eq!(&table[..4], signature);
             assert_eq!(checksum(table), 0, "{signature:?}");
         }
+        // Package of two: the address's halves.
+        let id = [b"ADDR\x12".as_slice(), &[8, 2, 0xc, 0, 0xf0, 0xad, 0xde, 0]].concat();
+        assert!(dsdt.windows(id.len()).any(|bytes| bytes == id));
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  0x500   GDT            0x7000  boot parameters     0x20000  command line
-//!  0x9000  page tables    0xe0000 ACPI tables         1 MiB    kernel
-//!  the end of low RAM: initramfs
+//!  0x9000  page tables    0xe0000 VM generation id    0xe1000  ACPI tables
+//!  1 MiB   kernel         the end of low RAM: initramfs
 //! ```
 
 use std::fs::File;
@@ -20,6 +20,7 @@ use vm_memory::{
 
 use super::acpi;
 use super::registers::{RegsV1, SegmentV1, SregsV1, TableV1};
+use crate::bus::layout::{GED_GSI, GENERATION_ID};
 use crate::memory::{GuestRam, PAGE_SIZE};
 
 const GDT: u64 = 0x500;
@@ -27,7 +28,7 @@ const BOOT_PARAMS: u64 = 0x7000;
 const PAGE_TABLES: u64 = 0x9000;
 const BOOT_STACK: u64 = 0x8ff0;
 const COMMAND_LINE: u64 = 0x2_0000;
-const ACPI_TABLES: u32 = 0xe_0000;
+const ACPI_TABLES: u32 = 0xe_1000;
 const ACPI_END: u32 = 0x10_0000;
 const LOW_RAM_END: u64 = 0x9_fc00;
 const HIGH_RAM: u64 = 0x10_0000;
@@ -37,6 +38,11 @@ pub const MAX_COMMAND_LINE: usize = 2048;
 
 const E820_RAM: u32 = 1;
 const E820_ACPI: u32 = 3;
+/// Memory that firmware keeps using: the generation id must lie in such
+/// ("Virtual Machine Generation ID", requirements on its memory).
+const E820_NVS: u32 = 4;
+
+const _: () = assert!(GENERATION_ID + PAGE_SIZE as u64 == ACPI_TABLES as u64);
 
 /// A kernel could not be put into guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +162,11 @@ fn write_acpi(
     devices: &[acpi::MmioDevice],
     params: &mut boot_params,
 ) -> Result<(), BootError> {
-    let tables = acpi::build(ACPI_TABLES, vcpus, devices);
+    let generation = acpi::GenerationId {
+        address: GENERATION_ID,
+        gsi: GED_GSI,
+    };
+    let tables = acpi::build(ACPI_TABLES, vcpus, devices, generation);
     if tables.bytes.len() as u64 > u64::from(ACPI_END - ACPI_TABLES) {
         return Err(BootError::AcpiTables(tables.bytes.len()));
     }
@@ -168,6 +178,7 @@ fn write_acpi(
 fn write_memory_map(ram: &GuestRam, params: &mut boot_params) {
     let mut entries = vec![
         (0, LOW_RAM_END, E820_RAM),
+        (GENERATION_ID, PAGE_SIZE as u64, E820_NVS),
         (
             u64::from(ACPI_TABLES),
             u64::from(ACPI_END - ACPI_TABLES),

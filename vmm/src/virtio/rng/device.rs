@@ -1,0 +1,100 @@
+//! The entropy device: one queue of buffers to fill.
+
+use super::RngV1;
+use crate::entropy;
+use crate::memory::GuestRam;
+use crate::virtio::queue::{Chain, QueueError, VirtQueue};
+use crate::virtio::{COMMON_FEATURES, DeviceError, DeviceRestoreError, Progress, VirtioDevice};
+
+const DEVICE_ID: u32 = 4;
+const QUEUE_SIZE: u16 = 8;
+
+/// Most bytes that one buffer gets: Linux asks for 64 at most, and a device may
+/// answer with fewer than there is room for (section 5.4.6.2).
+const BYTES_PER_REQUEST: usize = 256;
+
+/// The entropy device.
+#[derive(Debug, Default)]
+pub struct Rng {}
+
+impl Rng {
+    /// Fills one buffer. Returns how many bytes of it.
+    fn answer(chain: &Chain, ram: &GuestRam) -> Result<u32, QueueError> {
+        // The driver must offer room to write, and nothing to read (5.4.6.1).
+        if chain.writable.is_empty() || !chain.readable.is_empty() {
+            return Err(QueueError::Buffer);
+        }
+        let mut bytes = [0; BYTES_PER_REQUEST];
+        let room = usize::try_from(chain.writable.len()).unwrap_or(usize::MAX);
+        let Some(fresh) = bytes.get_mut(..room.min(BYTES_PER_REQUEST)) else {
+            return Err(QueueError::Buffer);
+        };
+        // No randomness: the device must give some (5.4.6.2), so it gives up.
+        entropy::fill(fresh).map_err(|_| QueueError::Buffer)?;
+        chain.writable.write(ram, 0, fresh)?;
+        u32::try_from(fresh.len()).map_err(|_| QueueError::Buffer)
+    }
+
+    fn serve(queue: &mut VirtQueue, ram: &GuestRam) -> Result<Progress, QueueError> {
+        for _ in 0..queue.size() {
+            let Some(chain) = queue.pop(ram)? else {
+                return Ok(Progress::Done);
+            };
+            let written = Self::answer(&chain, ram)?;
+            queue.push_used(ram, chain.head, written)?;
+        }
+        Ok(Progress::More)
+    }
+}
+
+impl VirtioDevice for Rng {
+    type State = RngV1;
+
+    fn device_id(&self) -> u32 {
+        DEVICE_ID
+    }
+
+    fn features(&self) -> u64 {
+        COMMON_FEATURES
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn read_config(&self, _offset: u64, data: &mut [u8]) {
+        // There is none (section 5.4.4).
+        data.fill(0);
+    }
+
+    fn activate(&mut self, _features: u64) {}
+
+    fn reset(&mut self) {}
+
+    fn process(
+        &mut self,
+        index: usize,
+        queues: &mut [VirtQueue],
+        ram: &GuestRam,
+    ) -> Result<Progress, DeviceError> {
+        let queue = queues
+            .get_mut(index)
+            .ok_or(DeviceError::Missing { queue: index })?;
+        Self::serve(queue, ram).map_err(|source| DeviceError::Queue {
+            queue: index,
+            source,
+        })
+    }
+
+    fn is_quiet(&self) -> bool {
+        true
+    }
+
+    fn save(&self) -> RngV1 {
+        RngV1 {}
+    }
+
+    fn restore(&mut self, _state: &RngV1) -> Result<(), DeviceRestoreError> {
+        Ok(())
+    }
+}
