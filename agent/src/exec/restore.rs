@@ -102,6 +102,18 @@ impl Blank {
     pub const fn id(&self) -> EnvironmentId {
         self.process.environment()
     }
+
+    /// Waits for the end of the microVM and says why it came, whatever is
+    /// restored in it meanwhile.
+    pub fn ended(&self) -> impl Future<Output = Cause> + Send + 'static {
+        let fate = self.process.fate().clone();
+        async move { fate.sealed().await }
+    }
+
+    /// Kills the process and waits until it is gone.
+    pub async fn end(self) {
+        self.process.end().await;
+    }
 }
 
 impl Environment {
@@ -121,12 +133,6 @@ impl Environment {
     #[must_use]
     pub const fn restore_ns(&self) -> u64 {
         self.restore_ns
-    }
-
-    /// Waits for the end of the microVM and says why it came.
-    pub fn ended(&self) -> impl Future<Output = Cause> + Send + 'static {
-        let fate = self.process.fate().clone();
-        async move { fate.sealed().await }
     }
 
     /// Kills the process and waits until it is gone.
