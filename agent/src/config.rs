@@ -137,6 +137,9 @@ pub struct Pager {
     /// How much is filled in around a missing page, in KiB: a power of two from
     /// 4 to 2048.
     pub fill_kib: u32,
+    /// Whether the pages of a snapshot's first run are recorded, and brought at once
+    /// when the snapshot is loaded again.
+    pub working_sets: bool,
 }
 
 /// The guest's kernel.
@@ -216,6 +219,7 @@ impl Default for Pager {
         Self {
             threads: 2,
             fill_kib: 64,
+            working_sets: true,
         }
     }
 }

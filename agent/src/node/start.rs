@@ -67,7 +67,14 @@ impl Node {
         let launcher = Launcher::new(vmm_program(&config.paths)?, cgroups);
         let pager = Pager::start(config.pager.threads).map_err(StartError::Pager)?;
         let command_line = config.kernel.command_line.clone();
-        let executor = Executor::new(launcher, pager, timeouts, command_line, first_generation);
+        let executor = Executor::new(
+            launcher,
+            pager,
+            timeouts,
+            command_line,
+            config.pager.working_sets,
+            first_generation,
+        );
         let pool_limits = PoolLimits {
             max_environments: limits.max_environments,
             idle: Duration::from_millis(timeouts.idle_ms),
