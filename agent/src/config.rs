@@ -30,6 +30,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What a microVM's process may use.
     pub cgroup: Cgroup,
+    /// What is kept ready.
+    pub pools: Pools,
     /// The threads that fill in guest memory.
     pub pager: Pager,
     /// The guest's kernel.
@@ -113,6 +115,19 @@ pub struct Cgroup {
     pub cpu_weight: u32,
 }
 
+/// What is kept ready before anybody asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pools {
+    /// MicroVMs without a snapshot, for each shape (memory and processors) in use.
+    /// They count as environments.
+    pub blank: usize,
+    /// How many of them are started at a time.
+    pub blank_starting: usize,
+    /// How many of them are started per second at most.
+    pub blank_per_second: u32,
+}
+
 /// The threads that fill in guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -122,6 +137,9 @@ pub struct Pager {
     /// How much is filled in around a missing page, in KiB: a power of two from
     /// 4 to 2048.
     pub fill_kib: u32,
+    /// Whether the pages of a snapshot's first run are recorded, and brought at once
+    /// when the snapshot is loaded again.
+    pub working_sets: bool,
 }
 
 /// The guest's kernel.
@@ -186,11 +204,22 @@ impl Default for Cgroup {
     }
 }
 
+impl Default for Pools {
+    fn default() -> Self {
+        Self {
+            blank: 2,
+            blank_starting: 1,
+            blank_per_second: 10,
+        }
+    }
+}
+
 impl Default for Pager {
     fn default() -> Self {
         Self {
             threads: 2,
             fill_kib: 64,
+            working_sets: true,
         }
     }
 }
@@ -349,6 +378,19 @@ impl Config {
                 1,
                 10_000,
             ),
+            ("pools.blank", wide(self.pools.blank), 0, 1000),
+            (
+                "pools.blank_starting",
+                wide(self.pools.blank_starting),
+                1,
+                64,
+            ),
+            (
+                "pools.blank_per_second",
+                u64::from(self.pools.blank_per_second),
+                1,
+                1000,
+            ),
             ("pager.threads", wide(self.pager.threads), 1, 64),
             ("pager.fill_kib", u64::from(self.pager.fill_kib), 4, 2048),
         ];
@@ -380,6 +422,14 @@ impl Timeouts {
     #[must_use]
     pub const fn reset(&self) -> Duration {
         Duration::from_millis(self.reset_ms)
+    }
+}
+
+impl Pools {
+    /// The least time between two starts of blank microVMs.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        Duration::from_secs(1) / self.blank_per_second.max(1)
     }
 }
 

@@ -6,6 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use snapback_proto::guest::Init;
 use snapback_proto::ids::FunctionName;
+use snapback_vmm::snapshot::manifest::Machine;
+
+/// Virtual processors of every function's machine.
+const VCPUS: u8 = 1;
 
 /// The runtimes and the root file system that each one runs in.
 pub const RUNTIMES: [(&str, &str); 1] = [("python3.11", "python")];
@@ -169,6 +173,15 @@ impl FunctionConfig {
     #[must_use]
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(u64::from(self.timeout_s))
+    }
+
+    /// The shape of its machine.
+    #[must_use]
+    pub const fn machine(&self) -> Machine {
+        Machine {
+            memory_mib: self.memory_mb,
+            vcpus: VCPUS,
+        }
     }
 
     /// What guest-init is told.

@@ -15,7 +15,10 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use snapback::pager::{MemoryCache, PAGE, PageSource, Pager, RegisterError, Registration};
+use snapback::pager::{
+    MemoryCache, PAGE, PageSource, Pager, Recording, RegisterError, Registration,
+    WORKING_SET_FILE_NAME, WorkingSet,
+};
 use snapback_proto::control::FaultRange;
 use snapback_vmm::sys::uffd::Uffd;
 use vm_memory::bitmap::BitmapSlice;
@@ -255,4 +258,131 @@ fn what_a_vmm_process_reports_is_checked() {
     let (_, pipe) = std::io::pipe().unwrap();
     let error = register(pipe.into(), range(0, LEN, 0));
     assert!(matches!(error, RegisterError::NotAUserfaultfd));
+}
+
+/// Pages all over the memory, as a run touches them: none near the broken one.
+fn scattered() -> Vec<u64> {
+    let order = (0..PAGES).map(|n| n * 37 % PAGES);
+    order
+        .filter(|page| page % 5 == 0 && page / 16 != BROKEN / 16)
+        .collect()
+}
+
+/// Waits until the pager threads brought `pages` into the memory.
+fn until_there(cache: &MemoryCache, pages: &[u64]) {
+    let begin = std::time::Instant::now();
+    while !pages.iter().all(|page| cache.has(*page)) {
+        assert!(begin.elapsed() < WAIT, "the pages were never brought");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The faults of one run over `pages` on an empty memory.
+fn faults_of_a_run(pager: &Pager, pages: &[u64], prefetch: Option<&WorkingSet>) -> u64 {
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
+    if let Some(set) = prefetch {
+        pager.prefetch(&cache, set);
+        until_there(&cache, pages);
+    }
+    let vm = start(&device(), pager, &cache);
+    let right: Vec<u8> = pages.iter().copied().map(expected).collect();
+    assert_eq!(read_pages(&vm, pages.to_vec()), right);
+    cache.stats().faults
+}
+
+#[test]
+fn a_recorded_run_is_what_was_touched_in_order_whatever_the_cache_has_already() {
+    let pager = Pager::start(1).unwrap();
+    let touched: Vec<u64> = scattered();
+    for warm in [false, true] {
+        let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), 16 * PAGE).unwrap());
+        if warm {
+            for page in (0..PAGES).filter(|page| page / 16 != BROKEN / 16) {
+                cache.fill(page * PAGE).unwrap();
+            }
+        }
+        let (own, recording) = Recording::begin(&cache).unwrap();
+        let vm = start(&device(), &pager, &own);
+        let right: Vec<u8> = touched.iter().copied().map(expected).collect();
+        assert_eq!(read_pages(&vm, touched.clone()), right);
+        let narrow = touched.iter().map(|page| u32::try_from(*page).unwrap());
+        assert_eq!(recording.finish(), WorkingSet::of(narrow, PAGES));
+        // The snapshot's own memory has them, too.
+        assert!(touched.iter().all(|page| cache.has(*page)));
+    }
+}
+
+#[test]
+fn a_cold_run_with_its_working_set_has_at_most_a_quarter_of_the_faults() {
+    let pager = Pager::start(2).unwrap();
+    let pages = scattered();
+    let narrow = pages.iter().map(|page| u32::try_from(*page).unwrap());
+    let set = WorkingSet::of(narrow, PAGES);
+    let without = faults_of_a_run(&pager, &pages, None);
+    let with = faults_of_a_run(&pager, &pages, Some(&set));
+    assert!(without > 50, "{without}");
+    assert!(4 * with <= without, "{with} faults instead of {without}");
+}
+
+#[test]
+fn faults_are_answered_while_a_prefetch_goes_on() {
+    let device = device();
+    let pager = Pager::start(1).unwrap();
+    let pages: Vec<u32> = (0..280).collect();
+    let set = WorkingSet::of(pages, PAGES);
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
+    let vm = start(&device, &pager, &cache);
+    pager.prefetch(&cache, &set);
+    let last: Vec<u64> = (0..280).rev().collect();
+    let right: Vec<u8> = last.iter().copied().map(expected).collect();
+    assert_eq!(read_pages(&vm, last), right);
+}
+
+#[test]
+fn a_page_that_cannot_be_prefetched_ends_only_the_vm_that_needs_it() {
+    let device = device();
+    let pager = Pager::start(1).unwrap();
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
+    let broken = u32::try_from(BROKEN).unwrap();
+    let set = WorkingSet::of(broken - 10..broken + 10, PAGES);
+    pager.prefetch(&cache, &set);
+    until_there(&cache, &[BROKEN - 10]);
+    let (vm, other) = (
+        start(&device, &pager, &cache),
+        start(&device, &pager, &cache),
+    );
+    assert_eq!(
+        read_pages(&other, vec![BROKEN - 10]),
+        [expected(BROKEN - 10)]
+    );
+    let (sender, seen) = mpsc::channel();
+    let memory = Arc::clone(&vm.memory);
+    // This thread waits for its page until the test's process ends.
+    std::thread::spawn(move || sender.send(byte(&memory.as_volatile_slice(), BROKEN)));
+    let failures = Arc::clone(&vm.failures);
+    let error = bounded(move || failures.lock().unwrap().recv().unwrap());
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(seen.recv_timeout(Duration::from_millis(200)).is_err());
+    assert_eq!(read_pages(&other, vec![BROKEN + 1]), [expected(BROKEN + 1)]);
+    std::mem::forget(vm);
+}
+
+#[test]
+fn a_hostile_working_set_costs_reads_and_nothing_else() {
+    let pager = Pager::start(1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    // Made for a larger memory, and pointing to a page that cannot be read.
+    let larger = WorkingSet::of((0..4000).rev(), 4000);
+    larger.write(folder.path()).unwrap();
+    let set = WorkingSet::read(folder.path(), PAGES).unwrap().unwrap();
+    assert_eq!(u64::try_from(set.pages()).unwrap(), PAGES);
+    let pages: Vec<u64> = scattered();
+    assert!(faults_of_a_run(&pager, &pages, Some(&set)) <= 1);
+    // One that is used as it is, although it does not fit.
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
+    pager.prefetch(&cache, &larger);
+    pager.prefetch(&cache, &WorkingSet::of([7], PAGES));
+    until_there(&cache, &[7]);
+    std::fs::write(folder.path().join(WORKING_SET_FILE_NAME), b"SNAPWS").unwrap();
+    assert!(WorkingSet::read(folder.path(), PAGES).is_err());
 }

@@ -29,6 +29,8 @@ fn fixture() -> Fixture {
     config.paths.vmm = Some(std::env::current_exe().unwrap());
     config.cgroup.root = Some(state.path().join("no-cgroup"));
     config.timeouts.record_wait_ms = 0;
+    // The program is no VMM.
+    config.pools.blank = 0;
     let store = Store::open(&state.path().join("snapback.db")).unwrap();
     let function = Function {
         config: function_config("known"),

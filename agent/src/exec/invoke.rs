@@ -187,6 +187,10 @@ impl Executor {
             end => end,
         };
         let resettable = matches!(end, End::Answered(_)) && fate.known().is_none();
+        if resettable && let Some(first_run) = environment.first_run.take() {
+            // Nobody waits for it; a bounded file.
+            drop(tokio::task::spawn_blocking(move || first_run.finish()));
+        }
         let outcome = conclude(end, invocation);
         Ok(Completed {
             outcome,

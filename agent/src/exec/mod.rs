@@ -40,18 +40,21 @@ pub struct Executor {
     pager: Pager,
     timeouts: Timeouts,
     command_line: String,
+    working_sets: bool,
     generation: AtomicU64,
 }
 
 impl Executor {
     /// `first_generation` is above every generation that an earlier life of the
-    /// agent gave to a restored guest.
+    /// agent gave to a restored guest. With `working_sets`, what a snapshot's first
+    /// run touches is recorded, and brought at once where it is missing.
     #[must_use]
     pub fn new(
         launcher: Launcher,
         pager: Pager,
         timeouts: Timeouts,
         command_line: String,
+        working_sets: bool,
         first_generation: u64,
     ) -> Arc<Self> {
         let generation = AtomicU64::new(first_generation);
@@ -60,6 +63,7 @@ impl Executor {
             pager,
             timeouts,
             command_line,
+            working_sets,
             generation,
         })
     }

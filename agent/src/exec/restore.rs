@@ -13,9 +13,9 @@ use snapback_proto::control::{Command, FaultRange, Machine, Reply};
 
 use super::{Executor, elapsed_ns};
 use crate::ids::EnvironmentId;
-use crate::pager::{RegisterError, Registration};
+use crate::pager::{MemoryCache, RegisterError, Registration};
 use crate::process::{Cause, CommandError, SpawnError, VmmProcess};
-use crate::snapshots::Snapshot;
+use crate::snapshots::{FirstRun, Snapshot};
 use crate::telemetry::{Origin, log_lines};
 
 /// A microVM could not be started or restored.
@@ -93,6 +93,8 @@ pub struct Environment {
     /// Ends after the process was told to end.
     _memory: Registration,
     snapshot: Arc<Snapshot>,
+    /// When its first request is recorded.
+    pub(super) first_run: Option<FirstRun>,
     restore_ns: u64,
 }
 
@@ -101,6 +103,18 @@ impl Blank {
     #[must_use]
     pub const fn id(&self) -> EnvironmentId {
         self.process.environment()
+    }
+
+    /// Waits for the end of the microVM and says why it came, whatever is
+    /// restored in it meanwhile.
+    pub fn ended(&self) -> impl Future<Output = Cause> + Send + 'static {
+        let fate = self.process.fate().clone();
+        async move { fate.sealed().await }
+    }
+
+    /// Kills the process and waits until it is gone.
+    pub async fn end(self) {
+        self.process.end().await;
     }
 }
 
@@ -121,12 +135,6 @@ impl Environment {
     #[must_use]
     pub const fn restore_ns(&self) -> u64 {
         self.restore_ns
-    }
-
-    /// Waits for the end of the microVM and says why it came.
-    pub fn ended(&self) -> impl Future<Output = Cause> + Send + 'static {
-        let fate = self.process.fate().clone();
-        async move { fate.sealed().await }
     }
 
     /// Kills the process and waits until it is gone.
@@ -197,9 +205,10 @@ impl Executor {
         let environment = process.environment();
         let fate = process.fate().clone();
         let failed = move |error: io::Error| fate.seal(Cause::Page(Arc::new(error)));
+        let (cache, first_run) = self.memory_for(&snapshot);
         let memory = self
             .pager
-            .register(uffd, ranges, Arc::clone(snapshot.memory()), failed)
+            .register(uffd, ranges, Arc::clone(&cache), failed)
             .map_err(|source| RestoreError::Pager {
                 environment,
                 source,
@@ -216,11 +225,7 @@ impl Executor {
         })?;
         let start = Instant::now();
         let disks = snapshot.disks();
-        let mut fds = vec![
-            snapshot.memory().descriptor(),
-            state.as_fd(),
-            console.as_fd(),
-        ];
+        let mut fds = vec![cache.descriptor(), state.as_fd(), console.as_fd()];
         fds.extend(disks.iter().map(File::as_fd));
         let command = Command::Restore {
             disks: count(disks),
@@ -244,8 +249,25 @@ impl Executor {
             process,
             _memory: memory,
             snapshot,
+            first_run,
             restore_ns,
         })
+    }
+}
+
+impl Executor {
+    /// The memory that a new microVM maps. When the snapshot's is cold and its
+    /// working set known, that is on its way.
+    fn memory_for(&self, snapshot: &Arc<Snapshot>) -> (Arc<MemoryCache>, Option<FirstRun>) {
+        if self.working_sets {
+            if let Some((memory, first_run)) = snapshot.record() {
+                return (memory, Some(first_run));
+            }
+            if let Some(set) = snapshot.to_prefetch() {
+                self.pager.prefetch(snapshot.memory(), set);
+            }
+        }
+        (Arc::clone(snapshot.memory()), None)
     }
 }
 

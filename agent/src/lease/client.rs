@@ -20,11 +20,27 @@ pub struct PoolLimits {
     pub max_environments: usize,
     /// How long one may be idle.
     pub idle: Duration,
+    /// Of those that wait without a snapshot.
+    pub blanks: BlankLimits,
+}
+
+/// The bounds of the blank microVMs that wait.
+#[derive(Debug, Clone, Copy)]
+pub struct BlankLimits {
+    /// How many are kept ready for each shape in use.
+    pub ready: usize,
+    /// How many are started at a time.
+    pub starting: usize,
+    /// The least time between two starts, and between a request that takes one
+    /// and the start of the next: the request goes first.
+    pub pause: Duration,
 }
 
 /// How many environments there are, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PoolSummary {
+    /// Without a snapshot: they wait for one, or are being started for that.
+    pub blank: usize,
     /// On the way to be restored.
     pub starting: usize,
     /// Idle.
@@ -44,6 +60,9 @@ pub(super) enum Message<V: Machines> {
     Acquire {
         image: Arc<V::Image>,
         reply: oneshot::Sender<Grant<V>>,
+    },
+    KeepReady {
+        shape: V::Shape,
     },
     Retire {
         image: SnapshotId,
@@ -85,6 +104,12 @@ impl<V: Machines> PoolClient<V> {
         let sent = self.0.send(Message::Acquire { image, reply }).await;
         sent.map_err(|_| LeaseError::Closed)?;
         grant.await.unwrap_or(Err(LeaseError::Closed))
+    }
+
+    /// Blank microVMs of this shape may soon be needed.
+    pub fn keep_ready(&self, shape: V::Shape) {
+        // A hint: a full inbox has better things to hear.
+        let _ = self.0.try_send(Message::KeepReady { shape });
     }
 
     /// Ends the environments of an image, those with a request afterwards.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use snapback_proto::control::ResetReport;
-use snapback_vmm::snapshot::manifest::SnapshotId;
+use snapback_vmm::snapshot::manifest::{Machine, SnapshotId};
 
 use crate::exec::{Blank, Environment, Executor, ResetError, RestoreError};
 use crate::ids::EnvironmentId;
@@ -15,6 +15,8 @@ use crate::snapshots::Snapshot;
 pub trait Machines: Send + Sync + 'static {
     /// What is restored.
     type Image: Send + Sync + 'static;
+    /// What a blank microVM must have in common with an image.
+    type Shape: Copy + PartialEq + Send + 'static;
     /// A microVM without a snapshot.
     type Blank: Send + 'static;
     /// A microVM with one.
@@ -27,11 +29,14 @@ pub trait Machines: Send + Sync + 'static {
     /// The image's name.
     fn name(image: &Self::Image) -> &SnapshotId;
 
-    /// Starts a microVM of the image's shape.
+    /// The image's shape.
+    fn shape(image: &Self::Image) -> Self::Shape;
+
+    /// Starts a microVM.
     fn blank(
         &self,
         id: EnvironmentId,
-        image: &Self::Image,
+        shape: Self::Shape,
     ) -> impl Future<Output = Result<Self::Blank, Self::RestoreError>> + Send;
 
     /// Loads the image.
@@ -47,15 +52,19 @@ pub trait Machines: Send + Sync + 'static {
         machine: &mut Self::Machine,
     ) -> impl Future<Output = Result<ResetReport, Self::ResetError>> + Send;
 
-    /// Waits for the microVM's end.
-    fn ended(machine: &Self::Machine) -> impl Future<Output = Cause> + Send + 'static;
+    /// Waits for the microVM's end, whatever is restored in it meanwhile.
+    fn ended(blank: &Self::Blank) -> impl Future<Output = Cause> + Send + 'static;
 
     /// Ends a microVM.
     fn end(&self, machine: Self::Machine) -> impl Future<Output = ()> + Send;
+
+    /// Ends a microVM that nothing was restored in.
+    fn end_blank(&self, blank: Self::Blank) -> impl Future<Output = ()> + Send;
 }
 
 impl Machines for Executor {
     type Image = Snapshot;
+    type Shape = Machine;
     type Blank = Blank;
     type Machine = Environment;
     type RestoreError = RestoreError;
@@ -65,10 +74,12 @@ impl Machines for Executor {
         image.id()
     }
 
-    async fn blank(&self, id: EnvironmentId, image: &Snapshot) -> Result<Blank, RestoreError> {
-        let machine = image.machine();
-        self.blank_named(id, machine.memory_mib, machine.vcpus)
-            .await
+    fn shape(image: &Snapshot) -> Machine {
+        image.machine()
+    }
+
+    async fn blank(&self, id: EnvironmentId, shape: Machine) -> Result<Blank, RestoreError> {
+        self.blank_named(id, shape.memory_mib, shape.vcpus).await
     }
 
     async fn restore(
@@ -83,11 +94,15 @@ impl Machines for Executor {
         Self::reset(self, machine).await
     }
 
-    fn ended(machine: &Environment) -> impl Future<Output = Cause> + Send + 'static {
-        machine.ended()
+    fn ended(blank: &Blank) -> impl Future<Output = Cause> + Send + 'static {
+        blank.ended()
     }
 
     async fn end(&self, machine: Environment) {
         machine.end().await;
+    }
+
+    async fn end_blank(&self, blank: Blank) {
+        blank.end().await;
     }
 }

@@ -6,8 +6,11 @@
 //!                └── tasks: blank, restore, reset, end ◄────────────────────────┘
 //! ```
 //!
+//! For each shape in use, blank microVMs wait for a snapshot (`blanks`).
+//!
 //! A lease that is dropped instead of finished poisons its environment.
 
+mod blanks;
 mod client;
 mod machines;
 mod placing;
@@ -16,11 +19,11 @@ mod ticket;
 
 pub mod state;
 
-pub use client::{PoolClient, PoolLimits, PoolSummary};
+pub use client::{BlankLimits, PoolClient, PoolLimits, PoolSummary};
 pub use machines::Machines;
 pub use pool::Pool;
 pub use state::State;
-pub use ticket::{Lease, LeaseError, ResetOutcome};
+pub use ticket::{BlankPool, Lease, LeaseError, ResetOutcome};
 
 #[cfg(test)]
 mod tests;

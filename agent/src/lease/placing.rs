@@ -1,5 +1,6 @@
 //! The pool's task serves whoever waits: asks `placement`, and does what it says.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,9 +10,9 @@ use tokio::sync::oneshot;
 use super::machines::Machines;
 use super::pool::{Done, Entry, Note, Pool, Waiter};
 use super::state::{State, Step};
-use super::ticket::{Lease, LeaseError};
+use super::ticket::{BlankPool, Lease, LeaseError};
 use crate::ids::EnvironmentId;
-use crate::placement::{self, Candidate, Choice, Inventory};
+use crate::placement::{self, Candidate, Choice, Inventory, Relation};
 
 impl<V: Machines> Pool<V> {
     pub(super) fn refuse(&mut self, image: &SnapshotId) {
@@ -40,10 +41,19 @@ impl<V: Machines> Pool<V> {
         if waiting == 0 {
             return false;
         }
+        let shape = queue.front().map(|waiter| V::shape(&waiter.image));
         let candidate = |(id, entry): (&EnvironmentId, &Entry<V>)| Candidate {
             id: *id,
             state: entry.state,
-            wanted: !entry.retiring && V::name(&entry.image) == image,
+            relation: match &entry.image {
+                None if entry.retiring => Relation::Other,
+                None => Relation::Spare {
+                    fits: Some(entry.shape) == shape,
+                    ready: entry.blank.is_some(),
+                },
+                Some(own) if !entry.retiring && V::name(own) == image => Relation::Wanted,
+                Some(_) => Relation::Other,
+            },
             since: entry.since,
         };
         let inventory = Inventory::of(self.entries.iter().map(candidate));
@@ -54,6 +64,7 @@ impl<V: Machines> Pool<V> {
                     self.grant(id, waiter);
                 }
             }
+            Choice::Take(id) => self.take(id, image),
             Choice::Restore => self.start(image),
             Choice::Replace(id) => {
                 self.step(id, Step::Retire);
@@ -72,24 +83,53 @@ impl<V: Machines> Pool<V> {
         self.waiters.get_mut(image)?.pop_front()
     }
 
-    fn start(&mut self, image: &SnapshotId) {
+    fn awaited(&self, image: &SnapshotId) -> Option<Arc<V::Image>> {
         let first = self.waiters.get(image).and_then(|queue| queue.front());
-        let Some(image) = first.map(|waiter| Arc::clone(&waiter.image)) else {
+        first.map(|waiter| Arc::clone(&waiter.image))
+    }
+
+    /// Restores in a machine that waits, or is started to wait.
+    fn take(&mut self, id: EnvironmentId, image: &SnapshotId) {
+        let Some(image) = self.awaited(image) else {
             return;
         };
-        let id = match EnvironmentId::random() {
-            Ok(id) => id,
-            Err(error) => {
-                if let Some(waiter) = self.first_waiter(V::name(&image)) {
-                    let _ = waiter.reply.send(Err(LeaseError::Name(Arc::new(error))));
-                }
-                return;
-            }
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
         };
+        entry.image = Some(Arc::clone(&image));
+        self.blanks.let_go_first(self.limits.blanks.pause);
+        if let Some(blank) = entry.blank.take() {
+            entry.blank_pool = BlankPool::Hit;
+            self.restore(id, blank, image);
+        }
+    }
+
+    fn start(&mut self, image: &SnapshotId) {
+        let Some(image) = self.awaited(image) else {
+            return;
+        };
+        self.blanks.let_go_first(self.limits.blanks.pause);
+        if let Err(error) = self.begin(V::shape(&image), Some(Arc::clone(&image)))
+            && let Some(waiter) = self.first_waiter(V::name(&image))
+        {
+            let _ = waiter.reply.send(Err(LeaseError::Name(Arc::new(error))));
+        }
+    }
+
+    /// Starts a machine.
+    pub(super) fn begin(
+        &mut self,
+        shape: V::Shape,
+        image: Option<Arc<V::Image>>,
+    ) -> io::Result<()> {
+        let id = EnvironmentId::random()?;
         let entry = Entry {
             state: State::Blank,
             since: Instant::now(),
-            image: Arc::clone(&image),
+            shape,
+            image,
+            blank: None,
+            blank_pool: BlankPool::Miss,
             machine: None,
             served: false,
             ended: None,
@@ -97,10 +137,15 @@ impl<V: Machines> Pool<V> {
         };
         self.entries.insert(id, entry);
         let verbs = Arc::clone(&self.verbs);
-        self.spawn(
-            id,
-            async move { Done::Blank(verbs.blank(id, &image).await) },
-        );
+        self.spawn(id, async move { Done::Blank(verbs.blank(id, shape).await) });
+        Ok(())
+    }
+
+    pub(super) fn restore(&mut self, id: EnvironmentId, blank: V::Blank, image: Arc<V::Image>) {
+        let verbs = Arc::clone(&self.verbs);
+        self.spawn(id, async move {
+            Done::Restored(verbs.restore(blank, image).await)
+        });
     }
 
     fn grant(&mut self, id: EnvironmentId, waiter: Waiter<V>) {
@@ -110,7 +155,7 @@ impl<V: Machines> Pool<V> {
         let Some(machine) = entry.machine.take() else {
             return;
         };
-        let fresh = !entry.served;
+        let fresh = (!entry.served).then_some(entry.blank_pool);
         let (started_sender, started) = oneshot::channel();
         let (home, returned) = oneshot::channel();
         let lease = Lease::new(id, machine, fresh, started_sender, home);

@@ -16,10 +16,11 @@ use snapback_vmm::snapshot::manifest::SnapshotId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::blanks::Blanks;
 use super::client::{Grant, Message, PoolClient, PoolLimits, PoolSummary};
 use super::machines::Machines;
 use super::state::{State, Step};
-use super::ticket::{LeaseError, ResetOutcome, Returned};
+use super::ticket::{BlankPool, LeaseError, ResetOutcome, Returned};
 use crate::ids::EnvironmentId;
 use crate::process::Cause;
 
@@ -47,12 +48,23 @@ pub(super) enum Note<M> {
 pub(super) struct Entry<V: Machines> {
     pub(super) state: State,
     pub(super) since: Instant,
-    pub(super) image: Arc<V::Image>,
+    pub(super) shape: V::Shape,
+    /// `None` while it waits, or is started to wait, for any image of its shape.
+    pub(super) image: Option<Arc<V::Image>>,
+    /// Here while it waits for an image.
+    pub(super) blank: Option<V::Blank>,
+    pub(super) blank_pool: BlankPool,
     /// Here while it is `Restored`.
     pub(super) machine: Option<V::Machine>,
     pub(super) served: bool,
     pub(super) ended: Option<Cause>,
     pub(super) retiring: bool,
+}
+
+impl<V: Machines> Entry<V> {
+    pub(super) fn is_of(&self, image: &SnapshotId) -> bool {
+        self.image.as_ref().is_some_and(|own| V::name(own) == image)
+    }
 }
 
 pub(super) struct Waiter<V: Machines> {
@@ -70,7 +82,8 @@ pub struct Pool<V: Machines> {
     tasks: JoinSet<(EnvironmentId, Done<V>)>,
     task_of: HashMap<tokio::task::Id, EnvironmentId>,
     pub(super) notes: FuturesUnordered<BoxFuture<'static, (EnvironmentId, Note<V::Machine>)>>,
-    closing: bool,
+    pub(super) blanks: Blanks<V::Shape>,
+    pub(super) closing: bool,
 }
 
 impl<V: Machines> Pool<V> {
@@ -87,6 +100,7 @@ impl<V: Machines> Pool<V> {
             tasks: JoinSet::new(),
             task_of: HashMap::new(),
             notes: FuturesUnordered::new(),
+            blanks: Blanks::default(),
             closing: false,
         };
         (pool, client)
@@ -110,8 +124,11 @@ impl<V: Machines> Pool<V> {
                     None => self.close(),
                 },
                 _ = idle_check.tick() => self.retire_idle(),
+                () = tokio::time::sleep_until(self.blanks.not_before()),
+                    if self.missing_blank().is_some() => {}
             }
             self.place();
+            self.refill();
         }
     }
 
@@ -121,15 +138,17 @@ impl<V: Machines> Pool<V> {
                 let _ = reply.send(Err(LeaseError::Closed));
             }
             Message::Acquire { image, reply } => {
+                self.blanks.note(V::shape(&image));
                 let name = V::name(&image).clone();
                 self.waiters
                     .entry(name)
                     .or_default()
                     .push_back(Waiter { image, reply });
             }
+            Message::KeepReady { shape } => self.blanks.note(shape),
             Message::Retire { image } => {
                 self.refuse(&image);
-                self.retire_where(|entry| *V::name(&entry.image) == image);
+                self.retire_where(|entry| entry.is_of(&image));
             }
             Message::Summary { reply } => {
                 let _ = reply.send(self.summary());
@@ -167,23 +186,13 @@ impl<V: Machines> Pool<V> {
 
     fn done(&mut self, id: EnvironmentId, done: Done<V>) {
         match done {
-            Done::Blank(Ok(blank)) => {
-                let Some(entry) = self.entries.get(&id) else {
-                    return;
-                };
-                let (verbs, image) = (Arc::clone(&self.verbs), Arc::clone(&entry.image));
-                self.spawn(id, async move {
-                    Done::Restored(verbs.restore(blank, image).await)
-                });
-            }
-            Done::Restored(Ok(machine)) => {
-                let ended = V::ended(&machine);
-                self.notes
-                    .push(Box::pin(async move { (id, Note::Ended(ended.await)) }));
-                self.arrive(id, machine, Step::Loaded);
-            }
+            Done::Blank(Ok(blank)) => self.blank_is_ready(id, blank),
+            Done::Restored(Ok(machine)) => self.arrive(id, machine, Step::Loaded),
             Done::Blank(Err(error)) | Done::Restored(Err(error)) => {
-                let image = self.entries.get(&id).map(|entry| Arc::clone(&entry.image));
+                let image = self.entries.get(&id).and_then(|entry| entry.image.clone());
+                if image.is_none() {
+                    self.blanks.hold_back();
+                }
                 self.poison(id, &error);
                 let waiter = image.and_then(|image| self.first_waiter(V::name(&image)));
                 if let Some(waiter) = waiter {
@@ -250,7 +259,11 @@ impl<V: Machines> Pool<V> {
                     return;
                 };
                 entry.ended = Some(cause.clone());
-                if entry.state == State::Restored {
+                if entry.blank.is_some() {
+                    tracing::warn!(environment = %id, %cause, "a blank machine ended");
+                    self.blanks.hold_back();
+                    self.step(id, Step::Fail);
+                } else if entry.state == State::Restored {
                     tracing::warn!(environment = %id, %cause, "an idle environment ended");
                     self.step(id, Step::Fail);
                 }
@@ -313,14 +326,19 @@ impl<V: Machines> Pool<V> {
         });
         entry.since = Instant::now();
         if entry.state.is_end() {
-            let machine = self.entries.remove(&id).and_then(|entry| entry.machine);
-            if let Some(machine) = machine {
-                let verbs = Arc::clone(&self.verbs);
-                self.spawn(id, async move {
+            let Some(entry) = self.entries.remove(&id) else {
+                return;
+            };
+            let verbs = Arc::clone(&self.verbs);
+            self.spawn(id, async move {
+                if let Some(machine) = entry.machine {
                     verbs.end(machine).await;
-                    Done::Ended
-                });
-            }
+                }
+                if let Some(blank) = entry.blank {
+                    verbs.end_blank(blank).await;
+                }
+                Done::Ended
+            });
         }
     }
 
@@ -338,7 +356,7 @@ impl<V: Machines> Pool<V> {
         for (id, entry) in &mut self.entries {
             if unwanted(entry) {
                 entry.retiring = true;
-                if entry.state == State::Restored {
+                if entry.state == State::Restored || entry.blank.is_some() {
                     idle.push(*id);
                 }
             }
@@ -351,12 +369,16 @@ impl<V: Machines> Pool<V> {
         let idle =
             |entry: &Entry<V>| entry.state == State::Restored && entry.since.elapsed() >= limit;
         self.retire_where(idle);
+        self.blanks.forget_unused(limit);
+        let shapes: Vec<_> = self.blanks.shapes().collect();
+        self.retire_where(|entry| entry.blank.is_some() && !shapes.contains(&entry.shape));
     }
 
     fn summary(&self) -> PoolSummary {
         let mut summary = PoolSummary::default();
         for entry in self.entries.values() {
             match entry.state {
+                State::Blank if entry.image.is_none() => summary.blank += 1,
                 State::Blank => summary.starting += 1,
                 State::Restored => summary.idle += 1,
                 State::Leased | State::Running => summary.busy += 1,

@@ -1,7 +1,7 @@
 //! The pool with microVMs made of nothing.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use snapback_proto::control::ResetReport;
@@ -12,11 +12,19 @@ use super::*;
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, Fate};
 
+mod blanks;
+
 /// What the pretended microVMs do.
 #[derive(Debug)]
 struct Pretend {
     /// Restores and resets take a permit each.
     gate: Semaphore,
+    /// A start takes a permit.
+    starts: Semaphore,
+    /// The fates of all that were started.
+    fates: Mutex<Vec<Fate>>,
+    blank_fails: AtomicBool,
+    blanks_ended: AtomicUsize,
     restored: AtomicUsize,
     reset: AtomicUsize,
     ended: AtomicUsize,
@@ -38,6 +46,10 @@ impl Default for Pretend {
     fn default() -> Self {
         Self {
             gate: Semaphore::new(1000),
+            starts: Semaphore::new(1000),
+            fates: Mutex::default(),
+            blank_fails: AtomicBool::new(false),
+            blanks_ended: AtomicUsize::new(0),
             restored: AtomicUsize::new(0),
             reset: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
@@ -50,7 +62,9 @@ impl Default for Pretend {
 
 impl Machines for Pretend {
     type Image = SnapshotId;
-    type Blank = ();
+    /// The first letter of the name.
+    type Shape = u8;
+    type Blank = Fate;
     type Machine = Machine;
     type RestoreError = Failure;
     type ResetError = Failure;
@@ -59,19 +73,27 @@ impl Machines for Pretend {
         image
     }
 
-    async fn blank(&self, _: EnvironmentId, _: &SnapshotId) -> Result<(), Failure> {
-        Ok(())
+    fn shape(image: &SnapshotId) -> u8 {
+        image.as_str().as_bytes()[0]
     }
 
-    async fn restore(&self, (): (), _: Arc<SnapshotId>) -> Result<Machine, Failure> {
+    async fn blank(&self, _: EnvironmentId, _: u8) -> Result<Fate, Failure> {
+        self.starts.acquire().await.unwrap().forget();
+        if self.blank_fails.load(Ordering::Relaxed) {
+            return Err(Failure);
+        }
+        let fate = Fate::default();
+        self.fates.lock().unwrap().push(fate.clone());
+        Ok(fate)
+    }
+
+    async fn restore(&self, fate: Fate, _: Arc<SnapshotId>) -> Result<Machine, Failure> {
         self.gate.acquire().await.unwrap().forget();
         if self.restore_fails.load(Ordering::Relaxed) {
             return Err(Failure);
         }
         self.restored.fetch_add(1, Ordering::Relaxed);
-        Ok(Machine {
-            fate: Fate::default(),
-        })
+        Ok(Machine { fate })
     }
 
     async fn reset(&self, _: &mut Machine) -> Result<ResetReport, Failure> {
@@ -86,8 +108,8 @@ impl Machines for Pretend {
         })
     }
 
-    fn ended(machine: &Machine) -> impl Future<Output = Cause> + Send + 'static {
-        let fate = machine.fate.clone();
+    fn ended(blank: &Fate) -> impl Future<Output = Cause> + Send + 'static {
+        let fate = blank.clone();
         async move { fate.sealed().await }
     }
 
@@ -96,15 +118,35 @@ impl Machines for Pretend {
         self.ended.fetch_add(1, Ordering::Relaxed);
         self.something_ended.notify_one();
     }
+
+    async fn end_blank(&self, blank: Fate) {
+        blank.seal(Cause::Retired);
+        self.blanks_ended.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 type Client = PoolClient<Pretend>;
 
+/// No blank machines wait.
+const NO_BLANKS: BlankLimits = BlankLimits {
+    ready: 0,
+    starting: 1,
+    pause: Duration::ZERO,
+};
+
 fn pool(max_environments: usize) -> (Arc<Pretend>, Client, tokio::task::JoinHandle<()>) {
+    pool_with(max_environments, NO_BLANKS)
+}
+
+fn pool_with(
+    max_environments: usize,
+    blanks: BlankLimits,
+) -> (Arc<Pretend>, Client, tokio::task::JoinHandle<()>) {
     let pretend = Arc::new(Pretend::default());
     let limits = PoolLimits {
         max_environments,
         idle: Duration::from_secs(60),
+        blanks,
     };
     let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
     (pretend, client, tokio::spawn(pool.run()))
@@ -295,6 +337,7 @@ async fn idle_environments_are_retired() {
     let limits = PoolLimits {
         max_environments: 1,
         idle: Duration::from_millis(20),
+        blanks: NO_BLANKS,
     };
     let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
     tokio::spawn(pool.run());

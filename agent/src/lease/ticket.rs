@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use snapback_proto::control::ResetReport;
 use tokio::sync::oneshot;
 
@@ -33,6 +34,16 @@ pub enum ResetOutcome {
     Destroyed(String),
 }
 
+/// Whether a blank microVM was waiting when an environment was needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BlankPool {
+    /// One was.
+    Hit,
+    /// None was: a process was started, or was being started.
+    Miss,
+}
+
 /// How an environment comes back.
 #[derive(Debug)]
 pub(super) enum Returned<M> {
@@ -53,7 +64,7 @@ pub(super) enum Returned<M> {
 pub struct Lease<M> {
     id: EnvironmentId,
     machine: M,
-    fresh: bool,
+    fresh: Option<BlankPool>,
     started: Option<oneshot::Sender<()>>,
     home: oneshot::Sender<Returned<M>>,
 }
@@ -62,7 +73,7 @@ impl<M> Lease<M> {
     pub(super) fn new(
         id: EnvironmentId,
         machine: M,
-        fresh: bool,
+        fresh: Option<BlankPool>,
         started: oneshot::Sender<()>,
         home: oneshot::Sender<Returned<M>>,
     ) -> Self {
@@ -89,6 +100,13 @@ impl<M> Lease<M> {
     /// Whether it never served a request before.
     #[must_use]
     pub const fn is_fresh(&self) -> bool {
+        self.fresh.is_some()
+    }
+
+    /// Whether a blank microVM waited for it, when it never served a request
+    /// before.
+    #[must_use]
+    pub const fn blank_pool(&self) -> Option<BlankPool> {
         self.fresh
     }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use snapback_proto::ids::FunctionName;
 use snapback_vmm::snapshot::Digest;
-use snapback_vmm::snapshot::manifest::Machine;
 
 use super::Node;
 use super::error::CreateError;
@@ -16,9 +15,6 @@ use crate::function::FunctionConfig;
 use crate::ids::new_snapshot_id;
 use crate::snapshots::{Disks, Draft, Parts};
 use crate::store::{Function, StoreError};
-
-/// Virtual processors of every function's machine.
-const VCPUS: u8 = 1;
 
 /// What a function is made of.
 #[derive(Debug, Clone)]
@@ -108,6 +104,7 @@ impl Node {
             let _ = self.catalogue.remove(&function.snapshot);
         })?;
         self.catalogue.adopt(&snapshot);
+        self.pool.keep_ready(snapshot.machine());
         let function = Arc::new(function);
         let mut functions = self
             .functions
@@ -173,10 +170,7 @@ impl Node {
             disks: vec![root_file, code_file],
             parts: Parts {
                 function: config.name.clone(),
-                machine: Machine {
-                    memory_mib: config.memory_mb,
-                    vcpus: VCPUS,
-                },
+                machine: config.machine(),
                 kernel: kernel_digest,
                 guest_init,
                 disks: Disks { root_fs, code },
@@ -190,10 +184,11 @@ impl Node {
         assets: Assets,
         draft: &Draft,
     ) -> Result<(Built, Parts), CreateError> {
+        let machine = config.machine();
         let input = BuildInput {
             init: config.init(),
-            memory_mib: config.memory_mb,
-            vcpus: VCPUS,
+            memory_mib: machine.memory_mib,
+            vcpus: machine.vcpus,
             kernel: assets.kernel,
             initramfs: assets.initramfs,
             disks: assets.disks,

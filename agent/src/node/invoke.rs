@@ -230,6 +230,7 @@ impl Node {
             status,
             error_type,
             fresh: lease.is_fresh(),
+            blank_pool: lease.blank_pool(),
             generation: facts.generation,
             queue_ns: course.queue_ns,
             lease_ns: course.lease_ns,

@@ -9,6 +9,8 @@ use snapback_proto::control::ResetReport;
 use snapback_proto::ids::RequestId;
 use tokio::sync::Notify;
 
+use crate::lease::BlankPool;
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -38,6 +40,9 @@ pub struct RequestRecord {
     pub error_type: Option<String>,
     /// The environment never served a request before.
     pub fresh: bool,
+    /// Whether a blank microVM waited for it; `null` when the environment is not
+    /// fresh.
+    pub blank_pool: Option<BlankPool>,
     /// The restore generation it ran in.
     pub generation: u64,
     /// Waiting for a place.
@@ -152,6 +157,7 @@ mod tests {
             status: RecordStatus::Success,
             error_type: None,
             fresh: true,
+            blank_pool: Some(BlankPool::Miss),
             generation: 0,
             queue_ns: 0,
             lease_ns: 0,

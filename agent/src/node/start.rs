@@ -17,7 +17,7 @@ use crate::admission::Admission;
 use crate::config::{Config, Paths};
 use crate::exec::Executor;
 use crate::images::{DigestCache, Images};
-use crate::lease::{Pool, PoolLimits};
+use crate::lease::{BlankLimits, Pool, PoolLimits};
 use crate::lock::Lock;
 use crate::pager::Pager;
 use crate::process::{CgroupRoot, Launcher};
@@ -67,12 +67,27 @@ impl Node {
         let launcher = Launcher::new(vmm_program(&config.paths)?, cgroups);
         let pager = Pager::start(config.pager.threads).map_err(StartError::Pager)?;
         let command_line = config.kernel.command_line.clone();
-        let executor = Executor::new(launcher, pager, timeouts, command_line, first_generation);
+        let executor = Executor::new(
+            launcher,
+            pager,
+            timeouts,
+            command_line,
+            config.pager.working_sets,
+            first_generation,
+        );
         let pool_limits = PoolLimits {
             max_environments: limits.max_environments,
             idle: Duration::from_millis(timeouts.idle_ms),
+            blanks: BlankLimits {
+                ready: config.pools.blank,
+                starting: config.pools.blank_starting,
+                pause: config.pools.pause(),
+            },
         };
         let (pool, client) = Pool::new(Arc::clone(&executor), pool_limits);
+        for function in functions.values() {
+            client.keep_ready(function.config.machine());
+        }
         let pool_task = tokio::spawn(pool.run());
         let admission = Admission::new(
             limits.max_concurrent_requests,

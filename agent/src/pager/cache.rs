@@ -127,11 +127,63 @@ impl MemoryCache {
         self.faults.fetch_add(1, Ordering::Relaxed);
         let start = offset - offset % self.window;
         let end = (start + self.window).min(self.len);
-        let pages = start / PAGE..end.div_ceil(PAGE);
-        if pages.clone().all(|page| self.filled.get(page)) {
-            return Ok(start..end);
+        self.fill_window(start / PAGE..end.div_ceil(PAGE))?;
+        Ok(start..end)
+    }
+
+    /// Makes sure that pages are in the memfd, and no others.
+    ///
+    /// # Errors
+    /// As [`Self::fill`], after all others were brought that can be had.
+    pub fn bring(&self, pages: Range<u64>) -> io::Result<()> {
+        if pages.end > self.filled.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
-        let stripe = usize::try_from(start / self.window % STRIPES as u64).unwrap_or(0);
+        let window = self.window / PAGE;
+        let (mut at, mut result) = (pages.start, Ok(()));
+        while at < pages.end {
+            let end = (at - at % window + window).min(pages.end);
+            result = result.and(self.fill_window(at..end));
+            at = end;
+        }
+        result
+    }
+
+    /// Whether a page is in the memfd.
+    #[must_use]
+    pub fn has(&self, page: u64) -> bool {
+        self.filled.get(page)
+    }
+
+    /// Reads from the memory; what is not in the memfd is brought there.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    pub(super) fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let len = u64::try_from(bytes.len()).map_err(io::Error::other)?;
+        let end = offset.checked_add(len).filter(|end| *end <= self.len);
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        let start = offset - offset % self.window;
+        let end = end.next_multiple_of(self.window).min(self.len);
+        self.bring(start / PAGE..end.div_ceil(PAGE))?;
+        let mut read = 0;
+        while read < bytes.len() {
+            let at = offset + u64::try_from(read).unwrap_or(0);
+            match rustix::io::pread(&self.memfd, &mut bytes[read..], at)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => read += count,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills what is missing of some pages of one window.
+    fn fill_window(&self, pages: Range<u64>) -> io::Result<()> {
+        if pages.clone().all(|page| self.filled.get(page)) {
+            return Ok(());
+        }
+        let stripe =
+            usize::try_from(pages.start / (self.window / PAGE) % STRIPES as u64).unwrap_or(0);
         // A thread that died while it held the lock left whole pages at most.
         let _one_writer = self.stripes[stripe]
             .lock()
@@ -146,7 +198,7 @@ impl MemoryCache {
             }
             page = run_end + 1;
         }
-        Ok(start..end)
+        Ok(())
     }
 
     fn fill_run(&self, pages: Range<u64>) -> io::Result<()> {

@@ -9,16 +9,24 @@
 //! A page is written to the memfd once; every later fault on it, in whatever
 //! microVM, only needs a wake, and a microVM that starts later has none. A page
 //! that cannot be had ends the microVM that needs it: nobody is ever fed zeroes.
+//!
+//! What the first run of a snapshot touches is recorded; into an empty memfd, those
+//! pages are brought at once, between faults, by the same threads.
 
 mod bitmap;
 mod cache;
+mod prefetch;
+mod recording;
 mod service;
 mod source;
+mod working_set;
 
 pub use bitmap::Bitmap;
 pub use cache::{CacheStats, MemoryCache};
+pub use recording::Recording;
 pub use service::{Pager, RegisterError, Registration};
 pub use source::{FileSource, PageSource};
+pub use working_set::{FILE_NAME as WORKING_SET_FILE_NAME, WorkingSet, WorkingSetError};
 
 /// Size of a page, in bytes.
 pub const PAGE: u64 = 4096;

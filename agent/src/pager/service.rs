@@ -15,9 +15,13 @@ use snapback_vmm::sys::uffd::{Fault, MAX_EVENTS, Uffd};
 
 use super::PAGE;
 use super::cache::MemoryCache;
+use super::prefetch::Prefetches;
+use super::working_set::WorkingSet;
 
 /// The epoll key of the eventfd that ends the threads.
 const STOP: u64 = 0;
+/// The epoll key of the prefetches.
+const PREFETCH: u64 = 1;
 
 /// A microVM's memory could not be put under the pager's care.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +53,7 @@ struct Client {
 struct Shared {
     epoll: OwnedFd,
     stop: OwnedFd,
+    prefetches: Prefetches,
     clients: Mutex<HashMap<u64, Arc<Client>>>,
     next_key: AtomicU64,
 }
@@ -91,11 +96,15 @@ impl Pager {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let data = epoll::EventData::new_u64(STOP);
         epoll::add(&epoll, &stop, data, epoll::EventFlags::IN)?;
+        let prefetches = Prefetches::new()?;
+        let data = epoll::EventData::new_u64(PREFETCH);
+        epoll::add(&epoll, &prefetches, data, epoll::EventFlags::IN)?;
         let shared = Arc::new(Shared {
             epoll,
             stop,
+            prefetches,
             clients: Mutex::default(),
-            next_key: AtomicU64::new(STOP + 1),
+            next_key: AtomicU64::new(PREFETCH + 1),
         });
         let mut pager = Self {
             shared: Arc::clone(&shared),
@@ -161,6 +170,14 @@ impl Pager {
     }
 }
 
+impl Pager {
+    /// Brings a working set into a cache, between faults. A page that cannot be
+    /// had is left out: whoever needs it has a fault, and that one's failure.
+    pub fn prefetch(&self, cache: &Arc<MemoryCache>, set: &WorkingSet) {
+        self.shared.prefetches.add(cache, set);
+    }
+}
+
 impl Drop for Pager {
     fn drop(&mut self) {
         // The counter stays set, so every thread sees it.
@@ -208,6 +225,10 @@ impl Shared {
                 let key = event.data.u64();
                 if key == STOP {
                     return;
+                }
+                if key == PREFETCH {
+                    self.prefetches.work();
+                    continue;
                 }
                 let client = self.clients().get(&key).map(Arc::clone);
                 if let Some(client) = client {

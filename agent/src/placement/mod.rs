@@ -4,7 +4,9 @@
 //! ```text
 //!  one of the function's is idle           ─► reuse the one used last
 //!  enough of the function's are on the way ─► wait for one
-//!  there is room                           ─► restore a new one
+//!  a blank machine of its shape waits      ─► restore in that one
+//!  there is room                           ─► restore in a new one
+//!  a blank machine of another shape waits  ─► retire it, restore in a new one
 //!  another function's is idle              ─► retire the one idle longest, restore
 //!  anything is about to become idle        ─► wait
 //!  else                                    ─► refuse
@@ -25,10 +27,26 @@ pub struct Candidate {
     pub id: EnvironmentId,
     /// Where it is in its life.
     pub state: State,
-    /// Whether it is of the wanted snapshot.
-    pub wanted: bool,
+    /// What it has to do with the wanted snapshot.
+    pub relation: Relation,
     /// Since when it has been in this state.
     pub since: Instant,
+}
+
+/// What an environment has to do with the wanted snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// It is of this snapshot.
+    Wanted,
+    /// It is of another one, or nobody may have it any more.
+    Other,
+    /// It is of none yet.
+    Spare {
+        /// Whether it has the snapshot's shape.
+        fits: bool,
+        /// Whether it waits; otherwise it is being started.
+        ready: bool,
+    },
 }
 
 /// What there is, summed up for one snapshot.
@@ -44,6 +62,10 @@ pub struct Inventory {
     pub evictable: Option<EnvironmentId>,
     /// Of other snapshots: about to become idle.
     pub coming_elsewhere: usize,
+    /// Of no snapshot, of the right shape: waiting, else being started.
+    pub spare: Option<EnvironmentId>,
+    /// Of no snapshot, of another shape: waiting.
+    pub spare_elsewhere: Option<EnvironmentId>,
 }
 
 /// What to do for the request that waits longest.
@@ -51,9 +73,11 @@ pub struct Inventory {
 pub enum Choice {
     /// Give it this one.
     Reuse(EnvironmentId),
-    /// Restore one.
+    /// Restore in this one.
+    Take(EnvironmentId),
+    /// Restore in a new one.
     Restore,
-    /// Retire this one and restore one in its place.
+    /// Retire this one and restore in a new one in its place.
     Replace(EnvironmentId),
     /// Decide again when something has changed.
     Wait,
@@ -67,22 +91,35 @@ impl Inventory {
     pub fn of(candidates: impl IntoIterator<Item = Candidate>) -> Self {
         let mut inventory = Self::default();
         let (mut newest, mut oldest): (Option<Instant>, Option<Instant>) = (None, None);
+        let mut starting = None;
         for candidate in candidates {
+            let id = candidate.id;
             inventory.total += 1;
-            match (candidate.state, candidate.wanted) {
-                (State::Restored, true) if newest.is_none_or(|n| candidate.since > n) => {
+            match (candidate.state, candidate.relation) {
+                (State::Restored, Relation::Wanted)
+                    if newest.is_none_or(|n| candidate.since > n) =>
+                {
                     newest = Some(candidate.since);
-                    inventory.idle = Some(candidate.id);
+                    inventory.idle = Some(id);
                 }
-                (State::Restored, false) if oldest.is_none_or(|o| candidate.since < o) => {
+                (State::Restored, Relation::Other)
+                    if oldest.is_none_or(|o| candidate.since < o) =>
+                {
                     oldest = Some(candidate.since);
-                    inventory.evictable = Some(candidate.id);
+                    inventory.evictable = Some(id);
                 }
-                (State::Blank | State::Resetting, true) => inventory.coming += 1,
-                (State::Blank | State::Resetting, false) => inventory.coming_elsewhere += 1,
+                (State::Blank, Relation::Spare { fits, ready }) => match (fits, ready) {
+                    (true, true) => inventory.spare = Some(id),
+                    (true, false) => starting = Some(id),
+                    (false, true) => inventory.spare_elsewhere = Some(id),
+                    (false, false) => inventory.coming_elsewhere += 1,
+                },
+                (State::Blank | State::Resetting, Relation::Wanted) => inventory.coming += 1,
+                (State::Blank | State::Resetting, _) => inventory.coming_elsewhere += 1,
                 _ => {}
             }
         }
+        inventory.spare = inventory.spare.or(starting);
         inventory
     }
 }
@@ -96,8 +133,14 @@ pub const fn choose(inventory: &Inventory, waiting: usize, max_environments: usi
     if inventory.coming >= waiting {
         return Choice::Wait;
     }
+    if let Some(id) = inventory.spare {
+        return Choice::Take(id);
+    }
     if inventory.total < max_environments {
         return Choice::Restore;
+    }
+    if let Some(id) = inventory.spare_elsewhere {
+        return Choice::Replace(id);
     }
     if let Some(id) = inventory.evictable {
         return Choice::Replace(id);
@@ -118,18 +161,18 @@ mod tests {
 
     const MAX: usize = 4;
 
-    fn all(specs: &[(State, bool)]) -> Vec<Candidate> {
+    fn all(specs: &[(State, Relation)]) -> Vec<Candidate> {
         let start = Instant::now();
-        let candidate = |(number, &(state, wanted)): (u64, &(State, bool))| Candidate {
+        let candidate = |(number, &(state, relation)): (u64, &(State, Relation))| Candidate {
             id: EnvironmentId::from_number(number),
             state,
-            wanted,
+            relation,
             since: start + Duration::from_secs(number),
         };
         (0..).zip(specs).map(candidate).collect()
     }
 
-    fn decide(specs: &[(State, bool)], waiting: usize) -> Choice {
+    fn decide(specs: &[(State, Relation)], waiting: usize) -> Choice {
         choose(&Inventory::of(all(specs)), waiting, MAX)
     }
 
@@ -137,7 +180,7 @@ mod tests {
     fn each_rule_in_turn() {
         use State::{Blank, Leased, Resetting, Restored, Running};
         let id = EnvironmentId::from_number;
-        let (mine, other) = (true, false);
+        let (mine, other) = (Relation::Wanted, Relation::Other);
         assert_eq!(decide(&[], 1), Choice::Restore);
         // The one used last, and never another function's.
         let idle = [(Restored, mine), (Restored, mine), (Restored, other)];
@@ -163,18 +206,61 @@ mod tests {
         assert_eq!(decide(&[(Running, other); MAX], 1), Choice::Refuse);
     }
 
+    #[test]
+    fn a_blank_machine_that_waits_is_taken_and_one_of_another_shape_makes_room() {
+        use State::{Blank, Restored, Running};
+        let id = EnvironmentId::from_number;
+        let spare = |fits, ready| (Blank, Relation::Spare { fits, ready });
+        assert_eq!(
+            decide(&[spare(true, false), spare(true, true)], 1),
+            Choice::Take(id(1))
+        );
+        assert_eq!(decide(&[spare(true, false)], 1), Choice::Take(id(0)));
+        assert_eq!(decide(&[spare(false, true)], 1), Choice::Restore);
+        // What was restored costs more than what was not.
+        let running = (Running, Relation::Wanted);
+        let idle = (Restored, Relation::Other);
+        let full = [running, idle, spare(false, true), running];
+        assert_eq!(decide(&full, 1), Choice::Replace(id(2)));
+        let full = [running, running, spare(false, false), running];
+        assert_eq!(decide(&full, 1), Choice::Wait);
+    }
+
     proptest! {
         #[test]
         fn the_limit_holds_and_nothing_busy_is_touched(
-            specs in prop::collection::vec((0..7_usize, any::<bool>()), 0..8),
+            specs in prop::collection::vec((0..7_usize, 0..6_usize), 0..8),
             waiting in 1..4_usize,
         ) {
-            let specs: Vec<_> = specs.into_iter().map(|(s, w)| (State::ALL[s], w)).collect();
+            let specs: Vec<_> = specs
+                .into_iter()
+                .map(|(state, relation)| match relation {
+                    0 => (State::ALL[state], Relation::Wanted),
+                    1 => (State::ALL[state], Relation::Other),
+                    n => (State::Blank, Relation::Spare { fits: n & 1 == 0, ready: n < 4 }),
+                })
+                .collect();
             let candidates = all(&specs);
-            let state = |id| candidates.iter().find(|c| c.id == id).map(|c| (c.state, c.wanted));
+            let state = |id| candidates.iter().find(|c| c.id == id).map(|c| (c.state, c.relation));
             match decide(&specs, waiting) {
-                Choice::Reuse(id) => prop_assert_eq!(state(id), Some((State::Restored, true))),
-                Choice::Replace(id) => prop_assert_eq!(state(id), Some((State::Restored, false))),
+                Choice::Reuse(id) => prop_assert_eq!(state(id), Some((State::Restored, Relation::Wanted))),
+                Choice::Take(id) => {
+                    let fits = matches!(
+                        state(id),
+                        Some((State::Blank, Relation::Spare { fits: true, .. }))
+                    );
+                    prop_assert!(fits);
+                }
+                Choice::Replace(id) => {
+                    let unneeded = matches!(
+                        state(id),
+                        Some(
+                            (State::Restored, Relation::Other)
+                                | (State::Blank, Relation::Spare { fits: false, ready: true })
+                        )
+                    );
+                    prop_assert!(unneeded);
+                }
                 Choice::Restore => prop_assert!(specs.len() < MAX),
                 Choice::Wait | Choice::Refuse => {}
             }

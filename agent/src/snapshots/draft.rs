@@ -15,6 +15,7 @@ use snapback_vmm::snapshot::memory::{self, CHUNK_LEN};
 use snapback_vmm::snapshot::{Digest, StateReader};
 
 use super::error::SnapshotError;
+use super::hints::Hints;
 use super::loaded::{Disks, Snapshot, cpu_vendor};
 use crate::exec::wall_clock_ns;
 use crate::pager::{FileSource, MemoryCache};
@@ -137,7 +138,9 @@ impl Draft {
             .and_then(|source| MemoryCache::warm(guest.into(), len, Box::new(source), self.window))
             .map_err(SnapshotError::io("caching", &path))?;
         let disks = parts.disks.open()?;
-        Ok(Snapshot::new(&manifest, &self.destination, cache, disks))
+        let directory = &self.destination;
+        let hints = Hints::none(directory.clone());
+        Ok(Snapshot::new(&manifest, directory, cache, disks, hints))
     }
 
     fn take_state(&self) -> Result<State, SnapshotError> {

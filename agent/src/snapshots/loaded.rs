@@ -11,6 +11,7 @@ use snapback_vmm::snapshot::manifest::{
 use snapback_vmm::snapshot::{Digest, StateReader, memory};
 
 use super::error::SnapshotError;
+use super::hints::Hints;
 use crate::pager::{FileSource, MemoryCache};
 
 /// The images a snapshot's guest has as disks, in their order: root file system,
@@ -44,6 +45,7 @@ pub struct Snapshot {
     memory: Arc<MemoryCache>,
     state: PathBuf,
     disks: Vec<File>,
+    pub(super) hints: Hints,
 }
 
 impl Snapshot {
@@ -52,6 +54,7 @@ impl Snapshot {
         directory: &Path,
         memory: MemoryCache,
         disks: Vec<File>,
+        hints: Hints,
     ) -> Arc<Self> {
         Arc::new(Self {
             id: manifest.snapshot_id.clone(),
@@ -59,6 +62,7 @@ impl Snapshot {
             memory: Arc::new(memory),
             state: directory.join(STATE_FILE_NAME),
             disks,
+            hints,
         })
     }
 
@@ -96,7 +100,8 @@ impl Snapshot {
         let cache = FileSource::new(file, len)
             .and_then(|source| MemoryCache::cold(len, Box::new(source), window))
             .map_err(SnapshotError::io("caching", &path))?;
-        Ok(Self::new(&manifest, directory, cache, disks.open()?))
+        let hints = Hints::read(directory.to_owned(), len);
+        Ok(Self::new(&manifest, directory, cache, disks.open()?, hints))
     }
 
     /// Its name.

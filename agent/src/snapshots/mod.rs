@@ -4,6 +4,7 @@
 //!  <state>/snapshots/<id>/snapshot.json   written last
 //!                         state           what the VMM wrote
 //!                         memory          sparse
+//!                         working-set     what the first run touched, a hint
 //! ```
 //!
 //! A snapshot appears whole (by a rename) or not at all. Its bytes are checked
@@ -13,9 +14,11 @@
 mod catalogue;
 mod draft;
 mod error;
+mod hints;
 mod loaded;
 
 pub use catalogue::Catalogue;
 pub use draft::{Draft, Parts};
 pub use error::SnapshotError;
+pub use hints::FirstRun;
 pub use loaded::{Disks, Snapshot};

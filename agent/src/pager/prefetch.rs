@@ -1,0 +1,120 @@
+//! Pages that are brought before anybody touches them, a piece at a time: between
+//! two pieces, a thread answers faults.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::cache::MemoryCache;
+use super::working_set::WorkingSet;
+
+/// Most pages of one piece: what a fault may have to wait for.
+const PIECE: u64 = 64;
+
+struct Piece {
+    cache: Arc<MemoryCache>,
+    pages: Vec<Range<u64>>,
+}
+
+/// What is still to be brought. Readable while there is something.
+pub(super) struct Prefetches {
+    /// Counts the pieces.
+    ready: OwnedFd,
+    pieces: Mutex<VecDeque<Piece>>,
+}
+
+impl AsFd for Prefetches {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+}
+
+impl Prefetches {
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE;
+        Ok(Self {
+            ready: eventfd(0, flags)?,
+            pieces: Mutex::default(),
+        })
+    }
+
+    pub(super) fn add(&self, cache: &Arc<MemoryCache>, set: &WorkingSet) {
+        let pieces = pieces(set.sorted()).into_iter().map(|pages| Piece {
+            cache: Arc::clone(cache),
+            pages,
+        });
+        let mut waiting = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = waiting.len();
+        waiting.extend(pieces);
+        let added = u64::try_from(waiting.len() - before).unwrap_or(0);
+        drop(waiting);
+        // Does not overflow: a piece has a page, and a page is in memory.
+        let _ = rustix::io::write(&self.ready, &added.to_ne_bytes());
+    }
+
+    /// Brings one piece.
+    pub(super) fn work(&self) {
+        let mut one = [0; 8];
+        if rustix::io::read(&self.ready, &mut one).is_err() {
+            // Another thread has it.
+            return;
+        }
+        let piece = self
+            .pieces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
+        let Some(piece) = piece else {
+            return;
+        };
+        for pages in piece.pages {
+            if let Err(error) = piece.cache.bring(pages.clone()) {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(?pages, error, "pages could not be prefetched");
+            }
+        }
+    }
+}
+
+/// Cuts runs into pieces of at most [`PIECE`] pages.
+fn pieces(runs: Vec<Range<u64>>) -> Vec<Vec<Range<u64>>> {
+    let mut pieces = Vec::new();
+    let (mut piece, mut room) = (Vec::new(), PIECE);
+    for run in runs {
+        let mut at = run.start;
+        while at < run.end {
+            let end = run.end.min(at + room);
+            piece.push(at..end);
+            room -= end - at;
+            at = end;
+            if room == 0 {
+                pieces.push(std::mem::take(&mut piece));
+                room = PIECE;
+            }
+        }
+    }
+    if !piece.is_empty() {
+        pieces.push(piece);
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_cut_into_pieces_and_no_page_is_lost() {
+        let runs = vec![0..1, 5..200, 300..301, 1000..1064];
+        let pieces = pieces(runs.clone());
+        let all: Vec<u64> = pieces.iter().flatten().cloned().flatten().collect();
+        assert_eq!(all, runs.into_iter().flatten().collect::<Vec<_>>());
+        let size = |piece: &Vec<Range<u64>>| piece.iter().map(|run| run.end - run.start).sum();
+        let sizes: Vec<u64> = pieces.iter().map(size).collect();
+        assert_eq!(sizes, [64, 64, 64, 64, 5]);
+    }
+}
