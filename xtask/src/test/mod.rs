@@ -99,14 +99,9 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
         );
     }
     heading("build");
+    // Builds the agent's and the VMM's programs too: their own tests need them. Asking for
+    // them alone would build half of the dependencies again, with other features.
     let programs = programs::build()?;
-    process::visible(workspace::cargo().args([
-        "build",
-        "--package",
-        "snapback",
-        "--package",
-        "snapback-vmm",
-    ]))?;
     let (integration, unit): (Vec<_>, Vec<_>) =
         programs.into_iter().partition(|program| program.needs_kvm);
     if whole {
