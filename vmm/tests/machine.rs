@@ -118,6 +118,12 @@ const PROCESSORS: &str = r#"(lambda os, mmap, ctypes, sub: [
     [all, sum(b <= a for a, b in zip(seen, seen[1:])), "skewed" in log],
 ][-1])(__import__("os"), __import__("mmap"), __import__("ctypes"), __import__("subprocess"))"#;
 
+/// Package, core and siblings of each processor, as the guest's kernel sees them.
+const TOPOLOGY: &str = r#"(lambda read: [
+    [read(cpu, name) for name in ("physical_package_id", "core_id", "thread_siblings_list")]
+    for cpu in range(__import__("os").cpu_count())
+])(lambda cpu, name: int(open(f"/sys/devices/system/cpu/cpu{cpu}/topology/{name}").read()))"#;
+
 #[test]
 fn several_vcpus_are_restored_and_reset_as_one() {
     for (vcpus, expected) in [(2, "[[0, 1], 0, False]"), (4, "[[0, 1, 2, 3], 0, False]")] {
@@ -134,6 +140,9 @@ fn several_vcpus_are_restored_and_reset_as_one() {
         assert_eq!(times, vec![times[0]; usize::from(vcpus)], "one instant");
         let mut machine = restored_from(&snapshot, Cache::Warm);
         assert_eq!(machine.differences(), Vec::<String>::new(), "{vcpus}");
+        let cores: Vec<_> = (0..vcpus).map(|cpu| [0, cpu, cpu]).collect();
+        assert_eq!(machine.look(TOPOLOGY), format!("{cores:?}"), "one package");
+        machine.reset();
         for round in 0..3 {
             assert_eq!(machine.look(PROCESSORS), expected, "round {round}");
             println!("{vcpus} vCPUs: {:?}", machine.reset());
