@@ -6,8 +6,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
-use harness::{Cache, Vmm, restore_command, restored, snapshot};
+use harness::{
+    Cache, Shape, Vmm, boot_and_snapshot, restore_command, restored, restored_from, snapshot,
+};
 use snapback_proto::control::{Command, Reply};
+use snapback_vmm::supervisor::Saved;
 
 #[test]
 fn every_request_after_a_reset_is_the_first_one() {
@@ -100,6 +103,85 @@ fn the_guest_has_a_source_of_entropy() {
     }
 }
 
+/// Goes from processor to processor and reads the time stamp counter on each (the
+/// code is `rdtsc; shl rdx, 32; or rax, rdx; ret`): which processors it was on, how
+/// often the counter went back, and whether the kernel found it to disagree with
+/// KVM's clock.
+const PROCESSORS: &str = r#"(lambda os, mmap, ctypes, sub: [
+    page := mmap.mmap(-1, 4096, prot=7),
+    page.write(bytes.fromhex("0f3148c1e2204809d0c3")),
+    tsc := ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(page))),
+    all := sorted(os.sched_getaffinity(0)),
+    seen := [[os.sched_setaffinity(0, [cpu]), tsc()][1] for _ in range(50) for cpu in all],
+    os.sched_setaffinity(0, all),
+    log := sub.run(["dmesg"], capture_output=True, text=True).stdout,
+    [all, sum(b <= a for a, b in zip(seen, seen[1:])), "skewed" in log],
+][-1])(__import__("os"), __import__("mmap"), __import__("ctypes"), __import__("subprocess"))"#;
+
+/// Package, core and siblings of each processor, as the guest's kernel sees them.
+const TOPOLOGY: &str = r#"(lambda read: [
+    [read(cpu, name) for name in ("physical_package_id", "core_id", "thread_siblings_list")]
+    for cpu in range(__import__("os").cpu_count())
+])(lambda cpu, name: int(open(f"/sys/devices/system/cpu/cpu{cpu}/topology/{name}").read()))"#;
+
+#[test]
+fn several_vcpus_are_restored_and_reset_as_one() {
+    for (vcpus, expected) in [(2, "[[0, 1], 0, False]"), (4, "[[0, 1, 2, 3], 0, False]")] {
+        let snapshot = boot_and_snapshot(Shape {
+            vcpus,
+            ..Shape::SMALL
+        });
+        let times: Vec<u64> = Saved::load(&snapshot.state)
+            .unwrap()
+            .processors
+            .iter()
+            .map(|processor| processor.time.tsc)
+            .collect();
+        assert_eq!(times, vec![times[0]; usize::from(vcpus)], "one instant");
+        let mut machine = restored_from(&snapshot, Cache::Warm);
+        assert_eq!(machine.differences(), Vec::<String>::new(), "{vcpus}");
+        let cores: Vec<_> = (0..vcpus).map(|cpu| [0, cpu, cpu]).collect();
+        assert_eq!(machine.look(TOPOLOGY), format!("{cores:?}"), "one package");
+        machine.reset();
+        for round in 0..3 {
+            assert_eq!(machine.look(PROCESSORS), expected, "round {round}");
+            println!("{vcpus} vCPUs: {:?}", machine.reset());
+            assert_eq!(machine.differences(), Vec::<String>::new(), "{round}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_larger_than_the_hole_below_four_gigabytes_is_restored() {
+    let snapshot = boot_and_snapshot(Shape {
+        memory_mib: 3584,
+        vcpus: 1,
+    });
+    let mut machine = restored_from(&snapshot, Cache::Cold);
+    // Memory is given out from above: what the kernel took first lies there.
+    let total = machine.look(r#"int(open("/proc/meminfo").read().split()[1]) > 3400 << 10"#);
+    assert_eq!(total, "True");
+    for _ in 0..2 {
+        machine.reset();
+        let answer = machine.request(r#"{"bytes": 3, "dirty": 1000}"#);
+        assert_eq!(answer, r#"{"calls": 1, "trace": 3}"#);
+    }
+}
+
+#[test]
+fn a_reset_in_the_middle_of_an_interrupt_is_complete() {
+    let mut machine = restored(Cache::Warm);
+    // A guest that does little else than take interrupts of its timer.
+    let event = r#"{"look": "any(__import__('time').sleep(5e-5) for _ in iter(int, 1))"}"#;
+    for round in 0..10 {
+        let channel = machine.begin(event);
+        std::thread::sleep(std::time::Duration::from_millis(200 + 7 * round));
+        machine.reset();
+        drop(channel);
+        assert_eq!(machine.differences(), Vec::<String>::new(), "{round}");
+    }
+}
+
 #[test]
 fn a_damaged_state_is_refused_by_the_name_of_its_section() {
     let snapshot = snapshot();
@@ -116,10 +198,10 @@ fn a_damaged_state_is_refused_by_the_name_of_its_section() {
         }),
     ] {
         let vmm = Vmm::start();
-        vmm.prepare();
+        vmm.prepare(snapshot.shape);
         let file: File = tempfile::tempfile().unwrap();
         file.write_all_at(&damaged, 0).unwrap();
-        match restore_command(&vmm, &snapshot.memory, &file).0 {
+        match restore_command(&vmm, snapshot, &snapshot.memory, &file).0 {
             Reply::Failed(failure) => {
                 assert_eq!(
                     failure.section.as_deref(),
@@ -146,8 +228,8 @@ fn the_process_ends_with_its_control_socket_even_while_a_fault_is_unanswered() {
     let snapshot = snapshot();
     let mut vmm = Vmm::start();
     // Nobody answers this machine's page faults.
-    let (_uffd, _) = vmm.prepare();
-    let empty = snapback_vmm::sys::memfd::create("empty", 128 << 20).unwrap();
+    let (_uffd, _) = vmm.prepare(snapshot.shape);
+    let empty = snapback_vmm::sys::memfd::create("empty", snapshot.shape.memory()).unwrap();
     let disks = &snapshot.disks;
     let (_, serial) = std::io::pipe().unwrap();
     let fds: [&dyn std::os::fd::AsFd; 5] = [&empty, &snapshot.state, &serial, &disks[0], &disks[1]];

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use snapback_proto::control::MAX_DIFFERENCES;
 
+use crate::arch::x86_64::clock::HostInstant;
 use crate::arch::x86_64::interrupts;
 use crate::arch::x86_64::processor::ProcessorV1;
 use crate::bus::NotQuiet;
@@ -40,7 +41,12 @@ pub fn verify(live: &Live, saved: &Saved) -> Result<Vec<String>, VerifyError> {
     let mut found = Vec::new();
     for (id, (vcpu, expected)) in live.vcpus.iter().zip(&saved.processors).enumerate() {
         let msrs = expected.msrs.iter().map(|(index, _)| *index).collect();
-        vcpu.order(Order::Save { msrs, probe: false })?;
+        // Time is not compared: any instant will do.
+        vcpu.order(Order::Save {
+            msrs,
+            probe: false,
+            at: HostInstant::now(),
+        })?;
         compare_processor(id, &*vcpu.saved()?, expected, &mut found);
     }
     let interrupts = interrupts::read(&live.board.vm).map_err(VerifyError::Interrupts)?;

@@ -126,7 +126,8 @@ impl Blank {
             memory,
             vcpus,
             stopped,
-            cpuid: cpuid::for_host(&host.kvm).map_err(kernel("read the supported CPUID"))?,
+            cpuid: cpuid::for_host(&host.kvm, shape.vcpus)
+                .map_err(kernel("read the supported CPUID"))?,
             msrs: msrs::listed(&host.kvm)
                 .map_err(kernel("list the MSRs"))?
                 .into(),

@@ -180,7 +180,7 @@ impl Live {
         // A guest that boots reads the id when it comes to it.
         let _ = vmgenid::renew(&self.board.ram)?;
         for vcpu in &self.vcpus {
-            vcpu.order(Order::Run(None))?;
+            vcpu.order(Order::Run)?;
         }
         Ok(())
     }
@@ -196,10 +196,16 @@ impl Live {
         self.board
             .pulse(told)
             .map_err(kernel("raise the interrupt of the VM generation id"))?;
-        clock::start(&self.board.vm, &saved.clock).map_err(kernel("set the guest's clock"))?;
+        let at = clock::start(&self.board.vm, &saved.clock);
+        let at = at.map_err(kernel("set the guest's clock"))?;
         for (vcpu, state) in self.vcpus.iter().zip(&saved.processors) {
-            vcpu.order(Order::Run(Some(state.time)))?;
+            vcpu.order(Order::SetTime(state.time, at))?;
         }
+        // No vCPU runs while another one still has another time.
+        self.vcpus.iter().try_for_each(Vcpu::done)?;
+        self.vcpus
+            .iter()
+            .try_for_each(|vcpu| vcpu.order(Order::Run))?;
         Ok(())
     }
 

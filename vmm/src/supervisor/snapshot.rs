@@ -56,11 +56,13 @@ pub fn take(live: &Live, machine: MachineV1, file: &File) -> Result<Written, Sna
     if !quiesce(live, QUIET_ROUNDS).map_err(kernel("serve the devices"))? {
         return Err(SnapshotError::Busy);
     }
+    let (clock, at) = clock::read(&live.board.vm).map_err(kernel("read the clock"))?;
     let mut processors = Vec::with_capacity(live.vcpus.len());
     for vcpu in &live.vcpus {
         vcpu.order(Order::Save {
             msrs: Arc::clone(&live.msrs),
             probe: true,
+            at,
         })?;
         processors.push(Arc::from(vcpu.saved()?));
     }
@@ -70,7 +72,7 @@ pub fn take(live: &Live, machine: MachineV1, file: &File) -> Result<Written, Sna
         processors,
         interrupts: interrupts::read(&live.board.vm)
             .map_err(kernel("read the interrupt controllers"))?,
-        clock: clock::read(&live.board.vm).map_err(kernel("read the clock"))?,
+        clock,
         devices: live.board.bus().save()?,
     };
     Ok(saved.store(file)?)

@@ -128,6 +128,32 @@ pub fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// `KVM_GET_DEVICE_ATTR`: `_IOW(KVMIO, 0xe2, struct kvm_device_attr)`.
+const GET_DEVICE_ATTR: libc::Ioctl = 0x4018_aee2;
+
+/// What is added to the host's time stamp counter to make the guest's
+/// (`KVM_VCPU_TSC_OFFSET`).
+///
+/// # Errors
+/// What KVM reports.
+pub fn tsc_offset(vcpu: &VcpuFd) -> io::Result<u64> {
+    let mut offset = 0_u64;
+    let address = (&raw mut offset).expose_provenance();
+    let attribute = kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: u64::try_from(address).map_err(io::Error::other)?,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads `attribute` and, because of its group, writes the
+    // eight bytes of `offset`; both live until the call returns.
+    let done = unsafe { libc::ioctl(vcpu.as_raw_fd(), GET_DEVICE_ATTR, &raw const attribute) };
+    if done == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(offset)
+}
+
 /// The registers in `chip`, whichever it is, as the kernel's bytes.
 #[must_use]
 pub fn irqchip_bytes(chip: &kvm_irqchip) -> [u8; CHIP_LEN] {

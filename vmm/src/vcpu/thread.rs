@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::run::{Board, Stop, run};
 use super::{DirtyTracker, run::Broken};
 use crate::arch::x86_64::boot::EntryPoint;
-use crate::arch::x86_64::clock::{self, VcpuTimeV1};
+use crate::arch::x86_64::clock::{self, HostInstant, VcpuTimeV1};
 use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
 use crate::arch::x86_64::msrs;
 use crate::arch::x86_64::processor::{self, ProcessorError, ProcessorV1, Shape};
@@ -30,14 +30,18 @@ pub enum Order {
     Join(Board, Arc<[CpuidEntryV1]>),
     /// Start at a kernel's entry point.
     Start(EntryPoint),
-    /// Run the guest; with a time, go on from it.
-    Run(Option<VcpuTimeV1>),
+    /// Go on from this time, as if the instant had been its own.
+    SetTime(VcpuTimeV1, HostInstant),
+    /// Run the guest.
+    Run,
     /// Read the state: these MSRs, or those that a snapshot can hold of them.
     Save {
         /// Numbers of the MSRs.
         msrs: Arc<[u32]>,
         /// Whether to leave out what cannot be set.
         probe: bool,
+        /// The instant whose time is the state's.
+        at: HostInstant,
     },
     /// Set the state, all but the time.
     Load(Arc<ProcessorV1>),
@@ -46,7 +50,7 @@ pub enum Order {
 /// A vCPU thread's answer.
 #[derive(Debug)]
 pub enum Report {
-    /// To `Join`, `Start` and `Load`.
+    /// To `Join`, `Start`, `SetTime` and `Load`.
     Done,
     /// To `Save`.
     Saved(Box<ProcessorV1>),
@@ -160,7 +164,7 @@ impl Vcpu {
     /// # Errors
     /// When the thread is gone.
     pub fn order(&self, order: Order) -> Result<(), VcpuError> {
-        if matches!(order, Order::Run(_)) {
+        if matches!(order, Order::Run) {
             self.kick.set(false);
         }
         self.orders.send(order).map_err(|_| VcpuError::Gone)
@@ -249,7 +253,7 @@ struct Worker {
 impl Worker {
     fn serve(mut self, inbox: &Receiver<Order>) {
         while let Ok(order) = inbox.recv() {
-            let runs = matches!(order, Order::Run(_));
+            let runs = matches!(order, Order::Run);
             let report = self.execute(order).unwrap_or_else(Report::Failed);
             // Nobody left to tell, or to wake: the process is ending.
             if self.outbox.send(report).is_err() || (runs && self.stopped.write(1).is_err()) {
@@ -283,8 +287,12 @@ impl Worker {
                     .map_err(kernel("set the registers"))?;
                 Ok(Report::Done)
             }
-            Order::Run(time) => self.run(time),
-            Order::Save { msrs, probe } => {
+            Order::SetTime(time, at) => {
+                clock::start_vcpu(&self.fd, &time, at).map_err(kernel("set the guest's time"))?;
+                Ok(Report::Done)
+            }
+            Order::Run => self.run(),
+            Order::Save { msrs, probe, at } => {
                 let listed = if probe {
                     msrs::settable(&self.fd, &msrs)
                 } else {
@@ -294,6 +302,7 @@ impl Worker {
                     &self.fd,
                     &self.shape,
                     &listed,
+                    at,
                 )?)))
             }
             Order::Load(state) => {
@@ -303,11 +312,8 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, time: Option<VcpuTimeV1>) -> Result<Report, VcpuError> {
+    fn run(&mut self) -> Result<Report, VcpuError> {
         let board = self.board.as_ref().ok_or(VcpuError::Unexpected)?;
-        if let Some(time) = time {
-            clock::start_vcpu(&self.fd, &time).map_err(kernel("set the guest's time"))?;
-        }
         Ok(Report::Stopped(run(&mut self.fd, board, &self.dirty)))
     }
 }

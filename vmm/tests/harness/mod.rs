@@ -8,15 +8,14 @@
     reason = "test code: a panic is how it fails"
 )]
 
+mod guest;
+
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -27,12 +26,14 @@ use snapback_proto::control::{
     self, CONTROL_FD, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
 };
 use snapback_proto::frame::{read_frame, write_frame};
-use snapback_proto::guest::{GuestMessage, HostMessage, Init, Invoke, Resume};
+use snapback_proto::guest::{GuestMessage, HostMessage, Invoke, Resume};
 use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
-pub const MEMORY_MIB: u32 = 128;
+pub use guest::{Shape, Snapshot, boot_and_snapshot, snapshot};
+use guest::{serial, stream_pair};
+
 const PAGE: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -96,11 +97,11 @@ impl Vmm {
         }
     }
 
-    pub fn prepare(&self) -> (Uffd, Vec<FaultRange>) {
+    pub fn prepare(&self, shape: Shape) -> (Uffd, Vec<FaultRange>) {
         let machine = Machine {
             control_version: CONTROL_VERSION,
-            memory_mib: MEMORY_MIB,
-            vcpus: 1,
+            memory_mib: shape.memory_mib,
+            vcpus: shape.vcpus,
         };
         match self.ask(&control::Command::Prepare(machine), &[]) {
             (Reply::Prepared { ranges }, mut fds) => {
@@ -129,133 +130,6 @@ impl Drop for Vmm {
     }
 }
 
-fn asset(name: &str) -> File {
-    let dir = std::env::var_os("SNAPBACK_ASSETS").expect("SNAPBACK_ASSETS names the assets");
-    File::open(PathBuf::from(dir).join(name)).unwrap()
-}
-
-/// The function that the tests' guest runs: it changes memory and files, then
-/// tells how often it was called in this life of its memory. Or it looks at its
-/// guest with an expression of the test.
-const FUNCTION: &str = r#"
-calls = 0
-
-def handler(event, context):
-    global calls
-    calls += 1
-    if "look" in event:
-        return str(eval(event["look"]))
-    with open("/tmp/trace", "a") as trace:
-        trace.write("x" * event.get("bytes", 1))
-    ballast = bytearray(event.get("dirty", 0) * 4096)
-    for at in range(0, len(ballast), 4096):
-        ballast[at] = 1
-    return {"calls": calls, "trace": len(open("/tmp/trace").read())}
-"#;
-
-fn code_image() -> File {
-    let dir = tempfile::tempdir().unwrap();
-    let code = dir.path().join("code");
-    std::fs::create_dir(&code).unwrap();
-    std::fs::write(code.join("app.py"), FUNCTION).unwrap();
-    let image = dir.path().join("code.erofs");
-    let made = Command::new("mkfs.erofs")
-        .args(["-T0", "--all-root", "--quiet"])
-        .args([&image, &code])
-        .output()
-        .unwrap();
-    assert!(
-        made.status.success(),
-        "{}",
-        String::from_utf8_lossy(&made.stderr)
-    );
-    File::open(image).unwrap()
-}
-
-/// A snapshot of a guest whose Python function waits for its first request.
-pub struct Snapshot {
-    pub state: File,
-    pub memory: OwnedFd,
-    pub disks: [File; 2],
-}
-
-pub fn snapshot() -> &'static Snapshot {
-    static SNAPSHOT: OnceLock<Snapshot> = OnceLock::new();
-    SNAPSHOT.get_or_init(boot_and_snapshot)
-}
-
-fn stream_pair() -> (UnixStream, OwnedFd) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    ours.set_read_timeout(Some(PATIENCE)).unwrap();
-    (ours, theirs.into())
-}
-
-/// Where a guest's serial output goes: the test's own output.
-fn serial() -> OwnedFd {
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    std::thread::spawn(move || {
-        let mut bytes = [0; 4096];
-        while let Ok(count @ 1..) = reader.read(&mut bytes) {
-            let _ = std::io::stderr().write_all(&bytes[..count]);
-        }
-    });
-    writer.into()
-}
-
-fn boot_and_snapshot() -> Snapshot {
-    let vmm = Vmm::start();
-    vmm.prepare();
-    let memory = memfd::create("guest", u64::from(MEMORY_MIB) << 20).unwrap();
-    let disks = [asset("rootfs/python.erofs"), code_image()];
-    let (mut channel, theirs) = stream_pair();
-    let line = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 pci=off random.trust_cpu=on";
-    let command = control::Command::Boot {
-        command_line: line.to_owned(),
-        disks: 2,
-    };
-    let (kernel, initramfs) = (asset("vmlinux"), asset("guest-init.cpio"));
-    let fds: [&dyn AsFd; 7] = [
-        &memory,
-        &kernel,
-        &initramfs,
-        &serial(),
-        &theirs,
-        &disks[0],
-        &disks[1],
-    ];
-    assert_eq!(vmm.ask(&command, &fds).0, Reply::Booted);
-    drop(theirs);
-    let (hello, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
-    assert!(matches!(hello, GuestMessage::Hello { .. }), "{hello:?}");
-    let init = Init {
-        function: "counter".to_owned(),
-        version: "$LATEST".to_owned(),
-        handler: "app.handler".to_owned(),
-        memory_mib: MEMORY_MIB,
-        environment: vec![],
-        wall_clock_ns: wall_clock_ns(),
-    };
-    write_frame(&mut channel, &HostMessage::Init(init), b"").unwrap();
-    loop {
-        match read_frame::<GuestMessage>(&mut channel).unwrap() {
-            (GuestMessage::Ready { .. }, _) => break,
-            (GuestMessage::Log { .. }, text) => eprint!("{}", String::from_utf8_lossy(&text)),
-            (other, payload) => panic!("{other:?} {}", String::from_utf8_lossy(&payload)),
-        }
-    }
-    let state = tempfile::tempfile().unwrap();
-    let (reply, _) = vmm.ask(&control::Command::Snapshot, &[&state]);
-    assert!(matches!(reply, Reply::Snapshotted { .. }), "{reply:?}");
-    // Pages that the guest never touched are holes: a restored machine asks for them.
-    let flags = rustix::fs::FallocateFlags::empty();
-    rustix::fs::fallocate(&memory, flags, 0, u64::from(MEMORY_MIB) << 20).unwrap();
-    Snapshot {
-        state,
-        memory,
-        disks,
-    }
-}
-
 fn wall_clock_ns() -> u64 {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -279,15 +153,25 @@ pub enum Cache {
     Cold,
 }
 
+/// The small machine.
 pub fn restored(cache: Cache) -> TestMachine {
-    let snapshot = snapshot();
+    restored_from(snapshot(), cache)
+}
+
+pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
+    let shape = snapshot.shape;
     let vmm = Vmm::start();
-    let (uffd, ranges) = vmm.prepare();
+    let (uffd, ranges) = vmm.prepare(shape);
     let faults = Arc::new(AtomicU64::new(0));
     let memory = match cache {
-        Cache::Warm => snapshot.memory.try_clone().unwrap(),
+        Cache::Warm => {
+            // Pages that the guest never touched are holes, which would be asked for.
+            let flags = rustix::fs::FallocateFlags::empty();
+            rustix::fs::fallocate(&snapshot.memory, flags, 0, shape.memory()).unwrap();
+            snapshot.memory.try_clone().unwrap()
+        }
         Cache::Cold => {
-            let cold = memfd::create("cold", u64::from(MEMORY_MIB) << 20).unwrap();
+            let cold = memfd::create("cold", shape.memory()).unwrap();
             let (source, into) = (
                 File::from(snapshot.memory.try_clone().unwrap()),
                 cold.try_clone(),
@@ -297,7 +181,7 @@ pub fn restored(cache: Cache) -> TestMachine {
             cold
         }
     };
-    let (reply, _) = restore_command(&vmm, &memory, &snapshot.state);
+    let (reply, _) = restore_command(&vmm, snapshot, &memory, &snapshot.state);
     assert_eq!(reply, Reply::Restored);
     TestMachine {
         vmm,
@@ -306,8 +190,14 @@ pub fn restored(cache: Cache) -> TestMachine {
     }
 }
 
-pub fn restore_command(vmm: &Vmm, memory: &OwnedFd, state: &File) -> (Reply, Vec<OwnedFd>) {
-    let disks = &snapshot().disks;
+/// Restores `snapshot`, with other files in the place of its own.
+pub fn restore_command(
+    vmm: &Vmm,
+    snapshot: &Snapshot,
+    memory: &OwnedFd,
+    state: &File,
+) -> (Reply, Vec<OwnedFd>) {
+    let disks = &snapshot.disks;
     let fds: [&dyn AsFd; 5] = [memory, state, &serial(), &disks[0], &disks[1]];
     vmm.ask(&control::Command::Restore { disks: 2 }, &fds)
 }
@@ -369,8 +259,8 @@ impl TestMachine {
         channel
     }
 
-    /// Runs one request and returns the function's answer.
-    pub fn request(&mut self, event: &str) -> String {
+    /// Begins one request and does not wait for the function's answer.
+    pub fn begin(&mut self, event: &str) -> UnixStream {
         let mut channel = self.resume();
         let request = RequestId::from_random([9; 16]);
         let invoke = Invoke {
@@ -382,6 +272,12 @@ impl TestMachine {
             tenant_id: None,
         };
         write_frame(&mut channel, &HostMessage::Invoke(invoke), event.as_bytes()).unwrap();
+        channel
+    }
+
+    /// Runs one request and returns the function's answer.
+    pub fn request(&mut self, event: &str) -> String {
+        let mut channel = self.begin(event);
         loop {
             match read_frame::<GuestMessage>(&mut channel).unwrap() {
                 (GuestMessage::Log { .. }, _) => {}

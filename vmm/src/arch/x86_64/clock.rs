@@ -1,15 +1,31 @@
 //! Guest time: the time stamp counter and KVM's clock. Both go on from the
 //! snapshot's values at the moment a restored or reset guest runs, so no request
 //! sees how long its machine waited.
+//!
+//! The counters of several vCPUs and KVM's clock belong together: a guest compares
+//! them. So all are read at one instant of the host and go on from one
+//! ([`HostInstant`]); KVM then also sees equal offsets and keeps its clock stable.
 
 use std::io;
 
-use kvm_bindings::kvm_clock_data;
+use kvm_bindings::{KVM_CLOCK_HOST_TSC, kvm_clock_data};
 use kvm_ioctls::{VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
 use super::msrs;
-use crate::sys::kvm::{host_tsc, set_tsc_offset};
+use crate::sys::kvm::{host_tsc, set_tsc_offset, tsc_offset};
+
+/// An instant of the host, by its time stamp counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostInstant(u64);
+
+impl HostInstant {
+    /// This one.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(host_tsc())
+    }
+}
 
 /// KVM's clock (`KVM_GET_CLOCK`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,27 +34,34 @@ pub struct ClockV1 {
     pub kvmclock_ns: u64,
 }
 
-/// Reads KVM's clock.
+/// Reads KVM's clock, and the instant at which it showed that.
 ///
 /// # Errors
 /// What KVM reports.
-pub fn read(vm: &VmFd) -> io::Result<ClockV1> {
+pub fn read(vm: &VmFd) -> io::Result<(ClockV1, HostInstant)> {
     let clock = vm.get_clock().map_err(io::Error::from)?;
-    Ok(ClockV1 {
-        kvmclock_ns: clock.clock,
-    })
+    // KVM only knows the instant where its clock runs from the counter.
+    let at = if clock.flags & KVM_CLOCK_HOST_TSC == 0 {
+        HostInstant::now()
+    } else {
+        HostInstant(clock.host_tsc)
+    };
+    let kvmclock_ns = clock.clock;
+    Ok((ClockV1 { kvmclock_ns }, at))
 }
 
-/// Lets KVM's clock go on from `state`.
+/// Lets KVM's clock go on from `state`. Returns the instant from which the
+/// counters have to go on.
 ///
 /// # Errors
 /// What KVM reports.
-pub fn start(vm: &VmFd, state: &ClockV1) -> io::Result<()> {
+pub fn start(vm: &VmFd, state: &ClockV1) -> io::Result<HostInstant> {
     let clock = kvm_clock_data {
         clock: state.kvmclock_ns,
         ..Default::default()
     };
-    vm.set_clock(&clock).map_err(io::Error::from)
+    vm.set_clock(&clock).map_err(io::Error::from)?;
+    Ok(HostInstant::now())
 }
 
 /// A vCPU's time: its counter and the deadline of its timer.
@@ -50,24 +73,24 @@ pub struct VcpuTimeV1 {
     pub deadline: u64,
 }
 
-/// Reads a vCPU's time.
+/// Reads a stopped vCPU's time as it was `at` an instant.
 ///
 /// # Errors
 /// What KVM reports.
-pub fn read_vcpu(vcpu: &VcpuFd) -> io::Result<VcpuTimeV1> {
-    let values = msrs::read(vcpu, &[msrs::TSC, msrs::TSC_DEADLINE])?;
-    match values[..] {
-        [(_, tsc), (_, deadline)] => Ok(VcpuTimeV1 { tsc, deadline }),
+pub fn read_vcpu(vcpu: &VcpuFd, at: HostInstant) -> io::Result<VcpuTimeV1> {
+    let tsc = at.0.wrapping_add(tsc_offset(vcpu)?);
+    match msrs::read(vcpu, &[msrs::TSC_DEADLINE])?[..] {
+        [(_, deadline)] => Ok(VcpuTimeV1 { tsc, deadline }),
         _ => Err(io::ErrorKind::NotFound.into()),
     }
 }
 
-/// Lets a vCPU's time go on from `state`. Writing the deadline also drops an
+/// Lets a vCPU's time go on from `state` as if `at` had been its instant. Writing the deadline also drops an
 /// expiry that was pending, so it comes after the counter.
 ///
 /// # Errors
 /// What KVM reports.
-pub fn start_vcpu(vcpu: &VcpuFd, state: &VcpuTimeV1) -> io::Result<()> {
-    set_tsc_offset(vcpu, state.tsc.wrapping_sub(host_tsc()))?;
+pub fn start_vcpu(vcpu: &VcpuFd, state: &VcpuTimeV1, at: HostInstant) -> io::Result<()> {
+    set_tsc_offset(vcpu, state.tsc.wrapping_sub(at.0))?;
     msrs::write(vcpu, &[(msrs::TSC_DEADLINE, state.deadline)])
 }

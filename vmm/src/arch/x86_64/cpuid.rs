@@ -11,6 +11,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuFd};
 use serde::{Deserialize, Serialize};
 
+use super::topology;
+
 /// One leaf of the CPUID table (`struct kvm_cpuid_entry2`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are the kernel's")]
@@ -28,7 +30,6 @@ pub struct CpuidEntryV1 {
 pub const MAX_ENTRIES: usize = kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 
 const FEATURES: u32 = 0x1;
-const EXTENDED_TOPOLOGY: [u32; 2] = [0xb, 0x1f];
 const KVM_FEATURES: u32 = 0x4000_0001;
 
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
@@ -40,19 +41,18 @@ const ECX_HYPERVISOR: u32 = 1 << 31;
 /// guest memory that only KVM knows of.
 const KVM_FEATURE_MASK: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 24;
 
-/// The table for a guest on this host.
+/// The table for a guest of `vcpus` processors on this host.
 ///
 /// # Errors
 /// What KVM reports.
-pub fn for_host(kvm: &Kvm) -> io::Result<Vec<CpuidEntryV1>> {
+pub fn for_host(kvm: &Kvm, vcpus: u8) -> io::Result<Vec<CpuidEntryV1>> {
     let supported = kvm
         .get_supported_cpuid(MAX_ENTRIES)
         .map_err(io::Error::from)?;
-    Ok(supported
-        .as_slice()
-        .iter()
-        .map(|kernel| adjusted(kernel.into()))
-        .collect())
+    let leaves = supported.as_slice().iter();
+    let mut table = leaves.map(|kernel| adjusted(kernel.into())).collect();
+    topology::apply(&mut table, vcpus);
+    Ok(table)
 }
 
 fn adjusted(mut leaf: CpuidEntryV1) -> CpuidEntryV1 {
@@ -96,11 +96,7 @@ pub fn for_vcpu(table: &[CpuidEntryV1], id: u8) -> io::Result<CpuId> {
         .iter()
         .map(|leaf| {
             let mut leaf = *leaf;
-            if leaf.function == FEATURES {
-                leaf.ebx = (leaf.ebx & 0x00ff_ffff) | (u32::from(id) << 24);
-            } else if EXTENDED_TOPOLOGY.contains(&leaf.function) {
-                leaf.edx = u32::from(id);
-            }
+            topology::own(&mut leaf, id);
             (&leaf).into()
         })
         .collect();
@@ -158,25 +154,6 @@ impl From<&CpuidEntryV1> for kvm_cpuid_entry2 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_vcpu_sees_its_own_apic_id() {
-        let table = [
-            CpuidEntryV1 {
-                function: 1,
-                ebx: 0x7f00_0800,
-                ..Default::default()
-            },
-            CpuidEntryV1 {
-                function: 0xb,
-                edx: 9,
-                ..Default::default()
-            },
-        ];
-        let seen = for_vcpu(&table, 3).unwrap();
-        assert_eq!(seen.as_slice()[0].ebx, 0x0300_0800);
-        assert_eq!(seen.as_slice()[1].edx, 3);
-    }
 
     #[test]
     fn features_that_write_guest_memory_unseen_are_left_out() {

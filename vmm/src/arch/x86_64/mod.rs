@@ -1,7 +1,7 @@
 //! x86_64.
 //!
 //! * [`boot`], [`acpi`]: what a kernel finds in memory when it starts.
-//! * [`cpuid`]: which features a guest sees.
+//! * [`cpuid`], [`topology`]: which features and processors a guest sees.
 //! * [`registers`], [`msrs`], [`processor`]: the state of a vCPU.
 //! * [`interrupts`], [`clock`]: the state that belongs to the VM.
 
@@ -13,6 +13,7 @@ pub mod interrupts;
 pub mod msrs;
 pub mod processor;
 pub mod registers;
+pub mod topology;
 
 /// Where KVM keeps three pages of its own on processors that need them to run
 /// real-mode code (kernel document `virt/kvm/api.rst`, `KVM_SET_TSS_ADDR`): below

@@ -18,7 +18,7 @@ use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 /// `IA32_TIME_STAMP_COUNTER` (Intel SDM volume 4, table 2-2).
-pub const TSC: u32 = 0x10;
+const TSC: u32 = 0x10;
 /// `IA32_TSC_DEADLINE` (Intel SDM volume 3, 11.5.4.1).
 pub const TSC_DEADLINE: u32 = 0x6e0;
 const TIME: [u32; 2] = [TSC, TSC_DEADLINE];

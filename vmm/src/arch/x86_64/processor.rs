@@ -10,7 +10,7 @@ use kvm_bindings::{kvm_lapic_state, kvm_mp_state, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
-use super::clock::{self, VcpuTimeV1};
+use super::clock::{self, HostInstant, VcpuTimeV1};
 use super::msrs;
 use super::registers::{DebugRegsV1, EventsV1, RegsV1, SregsV1};
 use crate::sys::kvm::{get_xsave, lapic_bytes, lapic_from_bytes, set_xsave};
@@ -82,11 +82,17 @@ fn failed<E: Into<io::Error>>(
     }
 }
 
-/// Reads the state of a stopped vCPU, with the MSRs named by `indices`.
+/// Reads the state of a stopped vCPU, with the MSRs named by `indices` and its time
+/// as it was `at` an instant.
 ///
 /// # Errors
 /// When KVM refuses a part.
-pub fn read(vcpu: &VcpuFd, shape: &Shape, indices: &[u32]) -> Result<ProcessorV1, ProcessorError> {
+pub fn read(
+    vcpu: &VcpuFd,
+    shape: &Shape,
+    indices: &[u32],
+    at: HostInstant,
+) -> Result<ProcessorV1, ProcessorError> {
     const GET: &str = "read";
     let mp_state = vcpu.get_mp_state().map_err(failed(GET, "run state"))?;
     let events = vcpu
@@ -115,7 +121,7 @@ pub fn read(vcpu: &VcpuFd, shape: &Shape, indices: &[u32]) -> Result<ProcessorV1
         msrs: msrs::read(vcpu, indices).map_err(failed(GET, "model-specific registers"))?,
         events: (&events).into(),
         mp_state: mp_state.mp_state,
-        time: clock::read_vcpu(vcpu).map_err(failed(GET, "time"))?,
+        time: clock::read_vcpu(vcpu, at).map_err(failed(GET, "time"))?,
     })
 }
 
@@ -135,7 +141,13 @@ pub fn write(vcpu: &VcpuFd, shape: &Shape, state: &ProcessorV1) -> Result<(), Pr
     vcpu.set_sregs(&(&state.sregs).into())
         .map_err(failed(SET, "system registers"))?;
     let lapic = lapic_from_bytes(&state.lapic).map_err(failed(SET, "local APIC"))?;
-    vcpu.set_lapic(&lapic).map_err(failed(SET, "local APIC"))?;
+    // Twice: KVM computes the priority register before it counts the interrupts
+    // that the new state has in service, so from those of the state before
+    // (`kvm_apic_set_state` in `arch/x86/kvm/lapic.c`). A vCPU that was stopped in
+    // an interrupt handler would keep that handler's priority.
+    for _ in 0..2 {
+        vcpu.set_lapic(&lapic).map_err(failed(SET, "local APIC"))?;
+    }
     msrs::write(vcpu, &state.msrs).map_err(failed(SET, "model-specific registers"))?;
     // A timer of the past must not fire before the guest's time is set.
     msrs::write(vcpu, &[(msrs::TSC_DEADLINE, 0)]).map_err(failed(SET, "timer"))?;
