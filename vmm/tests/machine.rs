@@ -4,7 +4,8 @@ mod harness;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{
     Cache, Shape, Vmm, boot_and_snapshot, restore_command, restored, restored_from, snapshot,
@@ -170,16 +171,29 @@ fn a_guest_larger_than_the_hole_below_four_gigabytes_is_restored() {
 
 #[test]
 fn a_reset_in_the_middle_of_an_interrupt_is_complete() {
-    let mut machine = restored(Cache::Warm);
-    // A guest that does little else than take interrupts of its timer.
-    let event = r#"{"look": "any(__import__('time').sleep(5e-5) for _ in iter(int, 1))"}"#;
+    let snapshot = boot_and_snapshot(Shape {
+        vcpus: 4,
+        ..Shape::SMALL
+    });
+    let mut machine = restored_from(&snapshot, Cache::Warm);
+    // A guest that does little else than interrupt its own processors.
+    let event = r#"{"look": "any(__import__('os').sched_setaffinity(0, [i % 4])
+        for i in __import__('itertools').count())"}"#
+        .replace('\n', " ");
+    // Processors that the host takes away are stopped anywhere, handlers included.
+    let done = Arc::new(AtomicBool::new(false));
+    for _ in 0..3 {
+        let done = Arc::clone(&done);
+        std::thread::spawn(move || while !done.load(Ordering::Relaxed) {});
+    }
     for round in 0..10 {
-        let channel = machine.begin(event);
+        let channel = machine.begin(&event);
         std::thread::sleep(std::time::Duration::from_millis(200 + 7 * round));
         machine.reset();
         drop(channel);
         assert_eq!(machine.differences(), Vec::<String>::new(), "{round}");
     }
+    done.store(true, Ordering::Relaxed);
 }
 
 #[test]
