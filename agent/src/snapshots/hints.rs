@@ -94,8 +94,8 @@ impl Snapshot {
         self.hints.set.get()
     }
 
-    /// The working set, for the first who asks and when it has been there since
-    /// the snapshot was loaded: the memory is cold then.
+    /// The working set, for the first who asks. What is in the memory already costs
+    /// nothing to bring.
     #[must_use]
     pub fn to_prefetch(&self) -> Option<&WorkingSet> {
         let set = self.hints.set.get()?;
@@ -123,5 +123,102 @@ impl Snapshot {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io;
+    use std::path::Path;
+
+    use snapback_vmm::snapshot::Digest;
+    use snapback_vmm::snapshot::manifest::{Cpu, Machine, Manifest, Memory, State};
+
+    use super::*;
+    use crate::pager::{PageSource, WORKING_SET_FILE_NAME};
+
+    const LEN: u64 = 16 * PAGE;
+
+    #[derive(Debug)]
+    struct Ones;
+
+    impl PageSource for Ones {
+        fn read_at(&self, _: u64, bytes: &mut [u8]) -> io::Result<()> {
+            bytes.fill(1);
+            Ok(())
+        }
+    }
+
+    /// As if it was loaded from `directory`.
+    fn snapshot(directory: &Path) -> Arc<Snapshot> {
+        let none = Digest::of(b"");
+        let manifest = Manifest {
+            format_version: 1,
+            snapshot_id: "hints".parse().unwrap(),
+            created_unix_ms: 0,
+            function: "f".parse().unwrap(),
+            machine: Machine {
+                memory_mib: 1,
+                vcpus: 1,
+            },
+            cpu: Cpu {
+                vendor: String::new(),
+                features: Vec::new(),
+            },
+            kernel: none,
+            root_fs: none,
+            code: none,
+            guest_init: none,
+            state: State { len: 0, hash: none },
+            memory: Memory {
+                len: LEN,
+                chunk_len: 0,
+                chunks: Vec::new(),
+            },
+        };
+        let cache = MemoryCache::cold(LEN, Box::new(Ones), PAGE).unwrap();
+        let hints = Hints::read(directory.to_owned(), LEN);
+        Snapshot::new(&manifest, directory, cache, Vec::new(), hints)
+    }
+
+    #[test]
+    fn the_first_run_is_recorded_and_found_when_the_snapshot_is_loaded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = snapshot(folder.path());
+        let (memory, run) = first.record().unwrap();
+        assert!(first.record().is_none(), "two recordings");
+        memory.fill(7 * PAGE).unwrap();
+        memory.fill(3 * PAGE).unwrap();
+        run.finish();
+        let expected = WorkingSet::of([7, 3], 16);
+        assert_eq!(first.working_set(), Some(&expected));
+        assert!(first.record().is_none(), "a second recording");
+
+        let again = snapshot(folder.path());
+        assert!(again.record().is_none(), "a known set is recorded");
+        assert_eq!(again.to_prefetch(), Some(&expected));
+        assert_eq!(again.to_prefetch(), None);
+    }
+
+    #[test]
+    fn a_run_that_ends_early_leaves_the_task_to_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = snapshot(folder.path());
+        drop(snapshot.record().unwrap());
+        assert!(snapshot.working_set().is_none());
+        assert!(snapshot.record().is_some());
+    }
+
+    #[test]
+    fn a_bad_file_is_ignored_and_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(WORKING_SET_FILE_NAME);
+        fs::write(&file, b"SNAPWS\r\nand nothing else").unwrap();
+        let snapshot = snapshot(folder.path());
+        assert!(snapshot.to_prefetch().is_none());
+        let (_, run) = snapshot.record().unwrap();
+        run.finish();
+        assert!(WorkingSet::read(folder.path(), 16).unwrap().is_some());
     }
 }
