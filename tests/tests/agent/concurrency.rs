@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::agent::Agent;
 use crate::harness::http::Response;
-use crate::harness::{TOUR, own_place, shared, wait_for};
+use crate::harness::{NO_BLANKS, TOUR, own_place, shared, wait_for};
 
 /// Checks that a request was throttled as Lambda throttles.
 fn throttled(response: &Response) {
@@ -72,7 +72,7 @@ fn a_request_that_no_environment_is_left_for_is_throttled_at_once() {
 fn a_full_queue_throttles_and_whoever_is_in_it_is_served() {
     let (place, _turn) = own_place();
     let limits = "[limits]\nmax_concurrent_requests = 1\nmax_queued_requests = 1\n";
-    let agent = place.start(limits);
+    let agent = place.start(&format!("{limits}{NO_BLANKS}"));
     thread::scope(|scope| {
         let running = scope.spawn(|| nap(&agent, 4));
         agent.wait_for_busy(1);

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::harness::agent::Agent;
-use crate::harness::{TOUR, own_place, shared};
+use crate::harness::{NO_BLANKS, TOUR, own_place, shared};
 
 fn draw(agent: &Agent, seconds: u32) -> Value {
     agent.call(TOUR, &json!({"do": "draw", "seconds": seconds}))
@@ -35,7 +35,7 @@ fn host_seconds() -> f64 {
 #[test]
 fn two_machines_restored_at_the_same_moment_draw_different_random_numbers() {
     let (place, _turn) = own_place();
-    let agent = place.start("");
+    let agent = place.start(NO_BLANKS);
     let mut drawn = thread::scope(|scope| {
         let requests: Vec<_> = (0..2).map(|_| scope.spawn(|| draw(&agent, 3))).collect();
         // Neither is over before the other has begun.

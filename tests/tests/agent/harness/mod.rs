@@ -18,6 +18,10 @@ use place::Place;
 /// Nothing here takes longer, even where a machine is emulated.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
+/// Configuration of an agent that starts no microVM before it is needed, for tests that count
+/// them.
+pub const NO_BLANKS: &str = "[pools]\nblank = 0\n";
+
 /// The function that does what its event says; its requests may run for a minute.
 pub const TOUR: &str = "tour";
 /// The same code in another function, with a snapshot of its own.
