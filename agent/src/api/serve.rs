@@ -96,6 +96,11 @@ impl Server {
         })
     }
 
+    /// Gives the socket's place up, when there is nothing to serve on it.
+    pub fn abandon(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+
     /// Serves a node, in a task of its own.
     #[must_use]
     pub fn start(self, node: Arc<Node>) -> Running {

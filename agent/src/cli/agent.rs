@@ -79,7 +79,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     // The socket first: whoever loses it must not touch the state.
     let server = Server::bind(&config.paths.socket)?;
-    let node = Node::start(config)?;
+    let node = match Node::start(config) {
+        Ok(node) => node,
+        Err(error) => {
+            server.abandon();
+            return Err(error.into());
+        }
+    };
     let server = server.start(std::sync::Arc::clone(&node));
     notify(NotifyState::Ready);
     tokio::select! {

@@ -30,6 +30,10 @@ fn a_second_agent_on_the_same_state_is_refused_and_the_first_goes_on() {
     let words = format!("another agent uses {}", place.state().display());
     let (_, before) = agent.call_recorded(TOUR, &json!({"do": "find"}));
     place.refused_agent(&socket, place.cgroup()).refuses(&words);
+    assert!(
+        !socket.exists(),
+        "a socket that nobody serves is left behind"
+    );
     // Its environment is the one that it had: nobody cleaned up under it.
     let (_, after) = agent.call_recorded(TOUR, &json!({"do": "find"}));
     assert_eq!(after["environment"], before["environment"]);
