@@ -67,11 +67,11 @@ fn every_request_is_followed_by_a_reset_that_says_what_it_put_back() {
         generation = number(&record["generation"]);
         number(&reset["pages"])
     };
-    let (few, many, few_again) = (cost(1), cost(3001), cost(1));
-    // What a request wrote is put back; what every request writes varies by some pages. Nothing
-    // accumulates.
-    assert!(many > few + 2900, "{few} {many}");
-    assert!(few_again < few + 100, "{few} {few_again}");
+    let (few, many, few_again) = (cost(1), cost(6001), cost(1));
+    // What a request wrote is put back, and nothing accumulates. What every request writes
+    // varies by some hundred pages: a slow one sees more of the guest kernel's own work.
+    assert!(many > few + 5000, "{few} {many}");
+    assert!(few_again < few + 1000, "{few} {few_again}");
 }
 
 #[test]
