@@ -20,6 +20,7 @@ pub mod memory;
 pub mod probe;
 pub mod reset;
 pub mod snapshot;
+pub mod step;
 pub mod supervisor;
 pub mod sys;
 pub mod vcpu;
