@@ -220,7 +220,7 @@ impl Executor {
         channel: OwnedFd,
     ) -> Result<(), BuildError> {
         let environment = blank.id();
-        let console = console(environment).map_err(|source| RestoreError::Console {
+        let console = console(environment, blank.process.fate()).map_err(|source| RestoreError::Console {
             environment,
             source,
         })?;

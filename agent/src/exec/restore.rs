@@ -14,9 +14,9 @@ use snapback_proto::control::{Command, FaultRange, Machine, Reply};
 use super::{Executor, elapsed_ns};
 use crate::ids::EnvironmentId;
 use crate::pager::{MemoryCache, RegisterError, Registration};
-use crate::process::{Cause, CommandError, SpawnError, VmmProcess};
+use crate::process::{Cause, CommandError, Fate, SpawnError, VmmProcess};
 use crate::snapshots::{FirstRun, Snapshot};
-use crate::telemetry::{Origin, log_lines};
+use crate::telemetry::log_console;
 
 /// A microVM could not be started or restored.
 #[derive(Debug, thiserror::Error)]
@@ -219,7 +219,7 @@ impl Executor {
                 environment,
                 source,
             })?;
-        let console = console(environment).map_err(|source| RestoreError::Console {
+        let console = console(environment, process.fate()).map_err(|source| RestoreError::Console {
             environment,
             source,
         })?;
@@ -276,13 +276,14 @@ pub(super) fn count(disks: &[File]) -> u8 {
     u8::try_from(disks.len()).unwrap_or(u8::MAX)
 }
 
-/// A pipe whose writing end goes to the VMM; what arrives is logged. Both ends do
-/// not block.
-pub(super) fn console(environment: EnvironmentId) -> io::Result<OwnedFd> {
+/// A pipe whose writing end goes to the VMM; what arrives is logged, and once more
+/// where everybody sees it when `fate` turns out to need an explanation. Both ends
+/// do not block.
+pub(super) fn console(environment: EnvironmentId, fate: &Fate) -> io::Result<OwnedFd> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader)?;
     // Ends with the VMM process, which holds the only writing end.
-    tokio::spawn(log_lines(environment, Origin::Console, reader));
+    tokio::spawn(log_console(environment, fate.clone(), reader));
     Ok(writer)
 }
 
