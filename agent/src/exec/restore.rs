@@ -219,10 +219,11 @@ impl Executor {
                 environment,
                 source,
             })?;
-        let console = console(environment, process.fate()).map_err(|source| RestoreError::Console {
-            environment,
-            source,
-        })?;
+        let console =
+            console(environment, process.fate()).map_err(|source| RestoreError::Console {
+                environment,
+                source,
+            })?;
         let start = Instant::now();
         let disks = snapshot.disks();
         let mut fds = vec![cache.descriptor(), state.as_fd(), console.as_fd()];

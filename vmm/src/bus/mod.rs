@@ -30,8 +30,8 @@ use layout::{
 pub use state::{BusV1, NotQuiet, RestoreError, TooManyDevices};
 
 use crate::devices::i8042::I8042;
-use crate::devices::{power, pvpanic};
 use crate::devices::serial::Serial;
+use crate::devices::{power, pvpanic};
 use crate::memory::GuestRam;
 use crate::virtio::block::Block;
 use crate::virtio::rng::Rng;

@@ -33,11 +33,12 @@ use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
-pub use guest::{
-    Booted, Shape, Snapshot, boot_and_snapshot, boot_root, code_answer, execute, send_code, snapshot,
-};
 use console::Console;
 use guest::stream_pair;
+pub use guest::{
+    Booted, Shape, Snapshot, boot_and_snapshot, boot_root, code_answer, execute, send_code,
+    snapshot,
+};
 
 const PAGE: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -9,4 +9,4 @@ mod device;
 #[cfg(test)]
 mod tests;
 
-pub use device::{RESET_VALUE, S5_TYPE, SLEEP_CONTROL, SLEEP_STATUS, RESET, read, write};
+pub use device::{RESET, RESET_VALUE, S5_TYPE, SLEEP_CONTROL, SLEEP_STATUS, read, write};

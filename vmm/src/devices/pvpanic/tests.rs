@@ -7,6 +7,10 @@ use crate::bus::GuestEnd;
 fn only_the_event_that_is_offered_is_taken() {
     for events in 0..=u8::MAX {
         let told = events & read() != 0;
-        assert_eq!(write(events), told.then_some(GuestEnd::Panicked), "{events:#x}");
+        assert_eq!(
+            write(events),
+            told.then_some(GuestEnd::Panicked),
+            "{events:#x}"
+        );
     }
 }
