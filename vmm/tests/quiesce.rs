@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use harness::{
-    Booted, Cache, Console, Shape, Snapshot, boot_root, execute, restored_from, send_code,
+    Booted, Cache, Console, PATTERN, Shape, Snapshot, boot_root, execute, restored_from, send_code,
 };
 use snapback_proto::control::{Command, Reply};
 
@@ -66,10 +66,9 @@ fn busy_guest() -> Booted {
         ..Shape::SMALL
     };
     let booted = boot_root(shape);
-    let sectors = booted.pattern();
     let hammer = HAMMER
-        .replace("FIRST", &sectors.start.to_string())
-        .replace("LAST", &sectors.end.to_string());
+        .replace("FIRST", &PATTERN.start.to_string())
+        .replace("LAST", &PATTERN.end.to_string());
     assert_eq!(execute(&booted.channel, &hammer), "None");
     booted
 }
@@ -94,7 +93,12 @@ fn assert_counts_up(text: &str, letter: char) {
     let (last, whole) = lines.split_last().unwrap();
     assert!(whole.len() > 20, "{} lines", whole.len());
     for (number, line) in whole.iter().enumerate() {
-        assert_eq!(*line, format!("{letter}{number:06}\n"), "of {}", whole.len());
+        assert_eq!(
+            *line,
+            format!("{letter}{number:06}\n"),
+            "of {}",
+            whole.len()
+        );
     }
     assert!(format!("{letter}{:06}\n", whole.len()).starts_with(last.trim_end_matches('\n')));
 }
@@ -141,7 +145,10 @@ fn assert_continues(machine: &harness::TestMachine, before: &Before, heard: usiz
         text.push(char::from(byte[0]));
     }
     let (lines, answer) = text.split_at(text.find('"').unwrap());
-    assert_eq!(answer, "\"[0, [], True]\"\n", "threads that hang, errors, progress");
+    assert_eq!(
+        answer, "\"[0, [], True]\"\n",
+        "threads that hang, errors, progress"
+    );
     assert_counts_up(&format!("{}{lines}", before.channel), 'v');
     let serial = settled(&machine.console);
     assert_counts_up(&format!("{}{}", before.serial, &serial[heard..]), 's');

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -149,6 +151,20 @@ impl Booted {
         }
     }
 
+    /// Name, size in bytes and checksum of each disk, as the guest shall find them.
+    pub fn disks(&self) -> Vec<serde_json::Value> {
+        let disk = |(name, disk): (&str, &File)| {
+            let mut bytes = vec![0; usize::try_from(disk.metadata().unwrap().len()).unwrap()];
+            disk.read_exact_at(&mut bytes, 0).unwrap();
+            serde_json::json!([name, bytes.len(), crc32(&bytes)])
+        };
+        ["vda", "vdb"]
+            .into_iter()
+            .zip(&self.disks)
+            .map(disk)
+            .collect()
+    }
+
     /// Takes the snapshot; the machine is gone afterwards.
     pub fn snapshot(self) -> Snapshot {
         let state = tempfile::tempfile().unwrap();
@@ -215,11 +231,24 @@ for line in stream:
     print(json.dumps(str(answer)), file=stream, flush=True)
 "#;
 
+/// Sectors of the root guest's second disk that are full of their own number, 64
+/// times in 8 bytes. What it runs lies before them.
+pub const PATTERN: Range<u64> = 128..4096;
+
 /// Mounts `/dev` and runs the text on the second disk. The kernel cuts its command
 /// line at spaces.
 const ROOT_START: &str = "root=/dev/vda rootfstype=erofs ro init=/usr/bin/python3 -- -c \
     __import__('ctypes').CDLL(None).mount(b'd',b'/dev',b'devtmpfs',0,None);\
-    exec(open('/dev/vdb').read().rstrip(chr(0)))";
+    exec(open('/dev/vdb','rb').read(65536).rstrip(bytes(1)))";
+
+/// The checksum of zlib (RFC 1952, section 8), bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            sum >> 1 ^ if sum & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
+    })
+}
 
 /// An archive without files: the kernel goes on to the root file system.
 fn empty_initramfs() -> File {
@@ -235,8 +264,10 @@ pub fn boot_root(shape: Shape) -> Booted {
     let mut disk = tempfile::tempfile().unwrap();
     let program = ROOT_PROGRAM.replace("PORT", &snapback_proto::CHANNEL_PORT.to_string());
     disk.write_all(program.as_bytes()).unwrap();
-    let sectors = u64::try_from(program.len().div_ceil(512)).unwrap();
-    disk.set_len(sectors * 512).unwrap();
+    for sector in PATTERN {
+        disk.write_all_at(&sector.to_le_bytes().repeat(64), sector * 512)
+            .unwrap();
+    }
     let software = Software {
         initramfs: empty_initramfs(),
         disk,

@@ -33,11 +33,11 @@ use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
-use console::Console;
+pub use console::Console;
 use guest::stream_pair;
 pub use guest::{
-    Booted, Shape, Snapshot, boot_and_snapshot, boot_root, code_answer, execute, send_code,
-    snapshot,
+    Booted, PATTERN, Shape, Snapshot, boot_and_snapshot, boot_root, code_answer, execute,
+    send_code, snapshot,
 };
 
 const PAGE: u64 = 4096;
