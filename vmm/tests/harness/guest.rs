@@ -222,13 +222,13 @@ stream = channel.makefile("rw")
 print("ready", file=stream, flush=True)
 space = globals()
 for line in stream:
-    answer = None
     try:
         exec(json.loads(line), space)
-        answer = space.get("answer")
+        found = space.pop("answer", None)
     except BaseException:
-        answer = traceback.format_exc()
-    print(json.dumps(str(answer)), file=stream, flush=True)
+        found = traceback.format_exc()
+    if found is not None:
+        print(json.dumps(str(found)), file=stream, flush=True)
 "#;
 
 /// Sectors of the root guest's second disk that are full of their own number, 64
