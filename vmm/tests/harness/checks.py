@@ -1,7 +1,7 @@
 # What a guest finds of its machine, device by device. Runs in the guest, as root, in
 # the name space of the root program. A check is a function that fails by an assertion;
-# `machine` has what the host knows: vcpus, disks (one [name, size, crc32] each),
-# virtio (how many devices), wakes (how often this life began from a snapshot).
+# `machine` has what the host knows: vcpus, disks (one [name, size, crc32 of the
+# last MiB] each), virtio (how many devices), wakes (how often this life began from a snapshot).
 import mmap, re, subprocess, zlib
 
 checks = {}
@@ -127,10 +127,7 @@ def disks(machine):
     for name, size, crc in machine["disks"]:
         assert int(read(f"/sys/block/{name}/size")) * 512 == size
         assert read(f"/sys/block/{name}/ro").strip() == "1"
-        found = 0
-        for at in range(0, size, 1 << 20):
-            found = zlib.crc32(direct(f"/dev/{name}", min(1 << 20, size - at), at), found)
-        assert found == crc, name
+        assert zlib.crc32(direct(f"/dev/{name}", 1 << 20, size - (1 << 20))) == crc, name
         try:
             os.pwrite(os.open(f"/dev/{name}", os.O_WRONLY), bytes(512), 0)
         except OSError:
