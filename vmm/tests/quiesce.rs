@@ -1,6 +1,12 @@
 //! A snapshot of a guest whose devices are at work loses nothing and repeats
 //! nothing; a reset in the middle of such work drops all of it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests count as code outside tests"
+)]
+
 mod harness;
 
 use std::io::Read as _;
