@@ -5,12 +5,13 @@ use std::fs::File;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use snapback_proto::cpu::CpuTemplate;
 
 use crate::arch::x86_64::clock::ClockV1;
 use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
 use crate::arch::x86_64::interrupts::{self, InterruptsV1};
-use crate::arch::x86_64::msrs;
 use crate::arch::x86_64::processor::{LAPIC_LEN, ProcessorV1};
+use crate::arch::x86_64::{msrs, template};
 use crate::bus::BusV1;
 use crate::snapshot::{ReadError, SectionKind, StateReader, StateWriter, WriteError, Written};
 
@@ -25,6 +26,8 @@ pub struct MachineV1 {
     pub vcpus: u8,
     /// Disks.
     pub disks: u8,
+    /// What the virtual processors can do.
+    pub template: CpuTemplate,
 }
 
 /// One vCPU's section: what the guest sees of the processor, and its state.
@@ -118,7 +121,13 @@ impl Saved {
         for _ in 0..count {
             let section = reader.section(SectionKind::Processor, VERSION)?;
             let section: ProcessorSectionV1 = section;
-            check_processor(&section)?;
+            check_processor(machine.template, &section)?;
+            if !processors.is_empty() && section.cpuid != cpuid {
+                return Err(content(
+                    "processor",
+                    "the vCPUs have different CPUID tables",
+                ));
+            }
             cpuid = section.cpuid;
             processors.push(Arc::new(section.state));
         }
@@ -150,7 +159,7 @@ fn content(section: &'static str, what: &'static str) -> LoadError {
     LoadError::Content { section, what }
 }
 
-fn check_processor(section: &ProcessorSectionV1) -> Result<(), LoadError> {
+fn check_processor(template: CpuTemplate, section: &ProcessorSectionV1) -> Result<(), LoadError> {
     let state = &section.state;
     let rules = [
         (
@@ -161,6 +170,13 @@ fn check_processor(section: &ProcessorSectionV1) -> Result<(), LoadError> {
         (
             !state.msrs.iter().any(|(index, _)| msrs::is_time(*index)),
             "an MSR of time is among those set with the state",
+        ),
+        (
+            state
+                .msrs
+                .iter()
+                .all(|(index, _)| template::reaches(template, *index)),
+            "an MSR is out of the reach of its template's guests",
         ),
         (
             state.lapic.len() == LAPIC_LEN,
