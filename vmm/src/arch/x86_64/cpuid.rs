@@ -81,6 +81,14 @@ fn without_unusable_tiles(table: &mut [CpuidEntryV1]) {
     }
 }
 
+/// As [`for_host`], for a process that has no `/dev/kvm` open.
+///
+/// # Errors
+/// What opening it or KVM reports.
+pub fn of_this_host(vcpus: u8) -> io::Result<Vec<CpuidEntryV1>> {
+    for_host(&Kvm::new().map_err(io::Error::from)?, vcpus)
+}
+
 fn adjusted(mut leaf: CpuidEntryV1) -> CpuidEntryV1 {
     match leaf.function {
         // KVM emulates the deadline timer on every processor, but only names it
