@@ -47,6 +47,16 @@ const ASK: &str = r#"(lambda mmap, ctypes: [
      ctypes.CFUNCTYPE(ctypes.c_uint64)(start + 64)() if features >> 27 & 1 else None],
 ][-1])(__import__("mmap"), __import__("ctypes"))"#;
 
+/// Whether the guest's kernel does without XSAVE because its processor contradicts
+/// itself: an emulated host may not tell KVM when a guest sets XCR0 (QEMU 7.2 does not
+/// intercept XSETBV), and then KVM never adapts leaf 0xd to it. It is the same with the
+/// host's own processor.
+const XSAVE_REFUSED: &str = r#"(lambda sub: "XSAVE consistency problem" in
+    sub.run(["dmesg"], capture_output=True, text=True).stdout)(__import__("subprocess"))"#;
+
+/// What goes with XSAVE.
+const WITH_XSAVE: [&str; 4] = ["xsave", "avx", "avx2", "fma"];
+
 const OSXSAVE: u32 = 1 << 27;
 
 fn failure(reply: Reply) -> Failure {
@@ -70,15 +80,18 @@ fn a_guest_of_a_level_sees_that_level_and_nothing_else() {
         let mut machine = restored_from(&snapshot, Cache::Warm);
         for _ in 0..2 {
             assert_eq!(machine.differences(), Vec::<String>::new(), "{template}");
-            check_cpuinfo(&machine.look(CPUINFO), template, &saved);
+            let info = machine.look(CPUINFO);
             machine.reset();
-            check_asked(&machine.look(ASK), &saved, xcr0);
+            let refused = machine.look(XSAVE_REFUSED) == "True";
+            machine.reset();
+            check_cpuinfo(&info, template, &saved, refused);
+            check_asked(&machine.look(ASK), &saved, xcr0.filter(|_| !refused));
             machine.reset();
         }
     }
 }
 
-fn check_cpuinfo(text: &str, template: CpuTemplate, saved: &Saved) {
+fn check_cpuinfo(text: &str, template: CpuTemplate, saved: &Saved, refused: bool) {
     let info: Vec<String> = python_list(text);
     let [vendor, model_name, family, model, stepping, sizes, flags] = &info[..] else {
         panic!("{text}");
@@ -100,12 +113,17 @@ fn check_cpuinfo(text: &str, template: CpuTemplate, saved: &Saved) {
     for name in host.iter().filter(|name| !shown.contains(name.as_str())) {
         assert!(!seen.contains(name.as_str()), "{template} has {name}");
     }
+    let without = |name: &str| refused && WITH_XSAVE.contains(&name);
     for name in shown.iter().filter(|name| !name.starts_with("cpuid:")) {
-        assert!(seen.contains(name), "{template} lacks {name}: {flags}");
+        assert!(
+            without(name) || seen.contains(name),
+            "{template} lacks {name}: {flags}"
+        );
     }
     let avx = template == CpuTemplate::V3;
     for name in ["avx", "avx2", "bmi2", "fma", "xsave"] {
-        assert_eq!(seen.contains(name), avx, "{template}, {name}");
+        let expected = avx && !without(name);
+        assert_eq!(seen.contains(name), expected, "{template}, {name}");
     }
     for name in ["aes", "rdrand", "xsaveopt", "rdtscp", "fsgsbase"] {
         assert!(!seen.contains(name), "{template}, {name}");
@@ -122,13 +140,18 @@ fn check_asked(text: &str, saved: &Saved, xcr0: Option<u32>) {
     };
     let osxsave = if xcr0.is_some() { OSXSAVE } else { 0 };
     let area = leaf(0xd, 0);
+    // KVM adapts this one to XCR0.
+    let in_use = match xcr0 {
+        None if area.eax != 0 => 576,
+        _ => area.ebx,
+    };
     let xcr0 = xcr0.map_or("None".to_owned(), |value| value.to_string());
     let expected = format!(
         "[{}, {}, [{}, {}, {}], 13, {}, {xcr0}]",
         leaf(1, 0).ecx | osxsave,
         leaf(7, 0).ebx,
         area.eax,
-        area.ebx,
+        in_use,
         area.ecx,
         0x8000_0008_u32,
     );
