@@ -156,7 +156,7 @@ fn several_vcpus_are_restored_and_reset_as_one() {
 fn a_guest_larger_than_the_hole_below_four_gigabytes_is_restored() {
     let snapshot = boot_and_snapshot(Shape {
         memory_mib: 3584,
-        vcpus: 1,
+        ..Shape::SMALL
     });
     let mut machine = restored_from(&snapshot, Cache::Cold);
     // Memory is given out from above: what the kernel took first lies there.

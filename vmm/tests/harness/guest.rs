@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use snapback_proto::control::{self, Devices, Reply};
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{GuestMessage, HostMessage, Init};
 use snapback_vmm::sys::memfd;
@@ -63,12 +64,14 @@ fn code_image() -> File {
 pub struct Shape {
     pub memory_mib: u32,
     pub vcpus: u8,
+    pub template: CpuTemplate,
 }
 
 impl Shape {
     pub const SMALL: Self = Self {
         memory_mib: 128,
         vcpus: 1,
+        template: CpuTemplate::Host,
     };
 
     /// Guest memory, in bytes.

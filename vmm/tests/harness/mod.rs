@@ -102,6 +102,7 @@ impl Vmm {
             control_version: CONTROL_VERSION,
             memory_mib: shape.memory_mib,
             vcpus: shape.vcpus,
+            template: shape.template,
         };
         match self.ask(&control::Command::Prepare(machine), &[]) {
             (Reply::Prepared { ranges }, mut fds) => {
