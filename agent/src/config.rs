@@ -71,6 +71,8 @@ pub struct Limits {
     pub max_code_mib: u64,
     /// Memory of one function, in MiB.
     pub max_memory_mib: u32,
+    /// Size of an answer that comes in pieces, in MiB.
+    pub max_streamed_mib: u64,
     /// Requests whose figures are kept.
     pub request_records: usize,
 }
@@ -171,6 +173,7 @@ impl Default for Limits {
             max_functions: 1000,
             max_code_mib: 250,
             max_memory_mib: 10_240,
+            max_streamed_mib: 200,
             request_records: 1024,
         }
     }
@@ -339,6 +342,7 @@ impl Config {
                 64,
                 10_240,
             ),
+            ("limits.max_streamed_mib", limits.max_streamed_mib, 1, 10_240),
             (
                 "limits.request_records",
                 wide(limits.request_records),

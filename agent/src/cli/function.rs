@@ -15,6 +15,7 @@ use super::Connection;
 use super::client::{self, Chunks};
 use crate::api::{CodeInfo, CreateFunction, FunctionInfo, FunctionList};
 use crate::function::{FunctionConfig, default_memory, default_timeout};
+use crate::logging::{Format, Level, LoggingConfig};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FunctionCommand {
@@ -48,6 +49,12 @@ pub(super) struct CreateArguments {
     /// An environment variable; may be given several times.
     #[arg(long = "env", value_name = "K=V", value_parser = variable)]
     environment: Vec<(String, String)>,
+    /// What log lines look like, the function's and the platform's.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: Format,
+    /// Which lines a function that logs JSON leaves out.
+    #[arg(long, value_enum)]
+    log_level: Option<Level>,
     /// Print the function as JSON.
     #[arg(long)]
     json: bool,
@@ -103,6 +110,10 @@ async fn create(arguments: CreateArguments) -> anyhow::Result<()> {
         memory_mb: arguments.memory,
         timeout_s: arguments.timeout,
         environment,
+        logging: LoggingConfig {
+            format: arguments.log_format,
+            application_log_level: arguments.log_level,
+        },
     };
     let body = serde_json::to_vec(&CreateFunction { config, code })?;
     let request = client::request(
