@@ -32,9 +32,7 @@ fn program() -> io::Result<BpfProgram> {
         .map_err(io::Error::other)?;
     let calls = [libc::SYS_socket, libc::SYS_socketpair];
     let calls = calls.into_iter().flat_map(|call| [call, call | X32]);
-    let rules: BTreeMap<_, _> = calls
-        .map(|call| (call, vec![is_vsock.clone()]))
-        .collect();
+    let rules: BTreeMap<_, _> = calls.map(|call| (call, vec![is_vsock.clone()])).collect();
     // As a kernel without the family answers.
     let refusal = u32::try_from(libc::EAFNOSUPPORT).map_err(io::Error::other)?;
     let filter = SeccompFilter::new(

@@ -102,7 +102,10 @@ fn while_an_answer_streams_no_other_is_taken() {
     for call in ["response", "error"] {
         let call = format!("invocation/{request}/{call}");
         let answer = other.post(&call, "", b"me too");
-        assert_eq!((answer.status, answer.error_type().as_str()), (403, "InvalidStateTransition"));
+        assert_eq!(
+            (answer.status, answer.error_type().as_str()),
+            (403, "InvalidStateTransition")
+        );
     }
     other.send(&begin(&request));
     other.send(&[chunk(b"mine"), b"0\r\n\r\n".to_vec()].concat());
@@ -169,7 +172,10 @@ Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n200000\\r\\n' $base 
     env.resume(1);
     let request = env.invoke(1, b"{}");
     std::thread::sleep(std::time::Duration::from_millis(300));
-    assert!(matches!(env.message().0, GuestMessage::StreamStarted { .. }));
+    assert!(matches!(
+        env.message().0,
+        GuestMessage::StreamStarted { .. }
+    ));
     let mut length = 0;
     let end = loop {
         match env.message() {
@@ -192,7 +198,10 @@ Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n' $base $id >&3
     env.expect_ready(snapback_proto::guest::ReadyPoint::Next);
     env.resume(1);
     let request = env.invoke(1, b"{}");
-    assert!(matches!(env.message().0, GuestMessage::StreamStarted { .. }));
+    assert!(matches!(
+        env.message().0,
+        GuestMessage::StreamStarted { .. }
+    ));
     assert_eq!(env.message().1, b"ok");
     assert_eq!(env.message().0, ended(&request, None));
     assert_eq!(env.output_of(LogStream::Stdout), "in between\n");

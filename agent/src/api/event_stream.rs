@@ -36,10 +36,18 @@ pub fn payload_chunk(bytes: Vec<u8>) -> std::io::Result<Bytes> {
 /// # Errors
 /// When it is longer than an event can be.
 pub fn invoke_complete(end: &InvokeComplete) -> std::io::Result<Bytes> {
-    encode("InvokeComplete", "application/json", serde_json::to_vec(end)?)
+    encode(
+        "InvokeComplete",
+        "application/json",
+        serde_json::to_vec(end)?,
+    )
 }
 
-fn encode(event: &'static str, media_type: &'static str, payload: Vec<u8>) -> std::io::Result<Bytes> {
+fn encode(
+    event: &'static str,
+    media_type: &'static str,
+    payload: Vec<u8>,
+) -> std::io::Result<Bytes> {
     let header = |name: &'static str, value: &'static str| {
         Header::new(name, HeaderValue::String(value.into()))
     };
@@ -65,7 +73,10 @@ mod tests {
         let chunk = payload_chunk(b"\0binary".to_vec()).unwrap();
         let message = read_message_from(&mut &chunk[..]).unwrap();
         assert_eq!(&message.payload()[..], b"\0binary");
-        let event = message.headers().iter().find(|h| h.name().as_str() == ":event-type");
+        let event = message
+            .headers()
+            .iter()
+            .find(|h| h.name().as_str() == ":event-type");
         let event = event.unwrap().value().as_string().unwrap();
         assert_eq!(event.as_str(), "PayloadChunk");
     }

@@ -88,7 +88,11 @@ async fn answer(
     let answer = tokio::spawn(async move { node.invoke(ask, Some(sink)).await });
     let (content_type, events) = match pieces.recv().await {
         Some(Piece::Started { content_type }) => {
-            let events = Events::Pieces { pieces, answer, tail };
+            let events = Events::Pieces {
+                pieces,
+                answer,
+                tail,
+            };
             (content_type, events)
         }
         // Not in pieces, or not at all.
@@ -99,7 +103,11 @@ async fn answer(
                 Outcome::Response { body, content_type } => (content_type, body),
                 Outcome::FunctionError { .. } => (JSON.to_owned(), Vec::new()),
             };
-            let parts = if body.is_empty() { Vec::new() } else { parts(body) };
+            let parts = if body.is_empty() {
+                Vec::new()
+            } else {
+                parts(body)
+            };
             let parts = parts.into_iter();
             (content_type, Events::Whole { parts, end })
         }

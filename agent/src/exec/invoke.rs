@@ -11,9 +11,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use snapback_proto::control::{Command, Reply};
-use snapback_proto::guest::{
-    ENTROPY_LEN, GuestMessage, HostMessage, Identity, LogFormat, Resume,
-};
+use snapback_proto::guest::{ENTROPY_LEN, GuestMessage, HostMessage, Identity, LogFormat, Resume};
 use snapback_proto::ids::RequestId;
 
 use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};

@@ -89,8 +89,9 @@ impl FunctionLog {
                     .push(logged, |line| show(environment, occasion, "stderr", line));
             }
             LogStream::Extension => {
-                self.extensions
-                    .push(logged, |line| show(environment, occasion, "extension", line));
+                self.extensions.push(logged, |line| {
+                    show(environment, occasion, "extension", line)
+                });
             }
         }
     }

@@ -156,10 +156,7 @@ pub fn parts(bytes: Vec<u8>) -> Vec<Vec<u8>> {
     if bytes.len() <= MAX_STREAM_CHUNK {
         return vec![bytes];
     }
-    bytes
-        .chunks(MAX_STREAM_CHUNK)
-        .map(<[u8]>::to_vec)
-        .collect()
+    bytes.chunks(MAX_STREAM_CHUNK).map(<[u8]>::to_vec).collect()
 }
 
 #[cfg(test)]

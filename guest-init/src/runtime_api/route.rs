@@ -141,8 +141,16 @@ mod tests {
         for (method, rest, call) in [
             (Method::Post, "extension/register", ExtensionCall::Register),
             (Method::Get, "extension/event/next", ExtensionCall::Next),
-            (Method::Post, "extension/init/error", ExtensionCall::InitError),
-            (Method::Post, "extension/exit/error", ExtensionCall::ExitError),
+            (
+                Method::Post,
+                "extension/init/error",
+                ExtensionCall::InitError,
+            ),
+            (
+                Method::Post,
+                "extension/exit/error",
+                ExtensionCall::ExitError,
+            ),
         ] {
             assert_eq!(extension(method, rest), Ok(Route::Extension(call)));
         }
