@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use snapback_proto::control::{self, Devices, Reply};
 use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::frame::{read_frame, write_frame};
-use snapback_proto::guest::{GuestMessage, HostMessage, Init};
+use snapback_proto::guest::{GuestMessage, HostMessage, Init, LogFormat, VsockAccess};
 use snapback_vmm::sys::memfd;
 
 use super::console::Console;
@@ -198,6 +198,12 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
         version: "$LATEST".to_owned(),
         handler: "app.handler".to_owned(),
         memory_mib: shape.memory_mib,
+        region: "local".to_owned(),
+        execution_env: None,
+        log_format: LogFormat::Text,
+        log_level: None,
+        // Its sockets are what some tests look at.
+        vsock: VsockAccess::Allowed,
         environment: vec![],
         wall_clock_ns: wall_clock_ns(),
     };
