@@ -27,6 +27,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cpu::CpuTemplate;
 use crate::wire::{WireError, decode, encode};
 
 /// Largest packet, in bytes.
@@ -102,6 +103,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Virtual processors.
     pub vcpus: u8,
+    /// What they can do.
+    pub template: CpuTemplate,
 }
 
 /// The devices of a machine that are its own choice. Their descriptors follow in

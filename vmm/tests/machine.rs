@@ -17,6 +17,7 @@ use harness::{
 };
 use snapback_proto::CONTROL_VERSION;
 use snapback_proto::control::{Command, Devices, Machine, Reply};
+use snapback_proto::cpu::CpuTemplate;
 use snapback_vmm::supervisor::Saved;
 
 #[test]
@@ -140,7 +141,11 @@ const HIGH_PAGES: &str = r#"[
 
 /// Boots a machine, and restores, runs, resets and compares it.
 fn check_shape(vcpus: u8, memory_mib: u32) {
-    let shape = Shape { memory_mib, vcpus };
+    let shape = Shape {
+        memory_mib,
+        vcpus,
+        ..Shape::SMALL
+    };
     let snapshot = boot_and_snapshot(shape);
     let saved = Saved::load(&snapshot.state).unwrap();
     let times: Vec<u64> = saved.processors.iter().map(|cpu| cpu.time.tsc).collect();
@@ -197,6 +202,7 @@ fn shapes_out_of_range_are_refused_by_what_is_allowed() {
             control_version: CONTROL_VERSION,
             memory_mib,
             vcpus,
+            template: CpuTemplate::Host,
         };
         match Vmm::start().ask(&Command::Prepare(machine), &[]).0 {
             Reply::Failed(failure) => assert!(failure.reason.contains(allowed), "{failure:?}"),

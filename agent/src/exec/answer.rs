@@ -18,7 +18,10 @@ struct ErrorBody<'a> {
 }
 
 fn body(error_type: &str, request: &RequestId, what: &str) -> Vec<u8> {
-    let error_message = format!("RequestId: {request} Error: {what}");
+    plain(error_type, format!("RequestId: {request} Error: {what}"))
+}
+
+fn plain(error_type: &str, error_message: String) -> Vec<u8> {
     // Two strings always make valid JSON.
     serde_json::to_vec(&ErrorBody {
         error_type,
@@ -33,8 +36,25 @@ pub fn timed_out(request: &RequestId, timeout: Duration) -> Vec<u8> {
     body("Sandbox.Timedout", request, &what)
 }
 
-/// The runtime's process ended.
-pub fn runtime_exited(request: &RequestId, status: ExitStatus) -> Vec<u8> {
+/// A streamed answer has more than `limit` bytes: its error type, and the JSON.
+pub fn too_large(limit: u64) -> (String, Vec<u8>) {
+    let error_type = "Function.ResponseSizeTooLarge";
+    let what =
+        format!("Response payload size exceeded maximum allowed payload size ({limit} bytes).");
+    (error_type.to_owned(), plain(error_type, what))
+}
+
+/// A streamed answer ended before its end, and the function did not say why.
+pub fn stream_broke(error_type: &str) -> Vec<u8> {
+    plain(error_type, "Response stream ended early".to_owned())
+}
+
+/// The runtime's process ended: its error type, and the JSON.
+pub fn runtime_exited(
+    request: &RequestId,
+    status: ExitStatus,
+    out_of_memory: bool,
+) -> (String, Vec<u8>) {
     let what = match status {
         ExitStatus::Code(0) => "Runtime exited without providing a reason".to_owned(),
         ExitStatus::Code(code) => format!("Runtime exited with error: exit status {code}"),
@@ -43,8 +63,15 @@ pub fn runtime_exited(request: &RequestId, status: ExitStatus) -> Vec<u8> {
             None => format!("Runtime exited with error: signal: signal {signal}"),
         },
     };
-    body("Runtime.ExitError", request, &what)
+    let error_type = match status {
+        ExitStatus::Signal(SIGKILL) if out_of_memory => "Runtime.OutOfMemory",
+        _ => "Runtime.ExitError",
+    };
+    (error_type.to_owned(), body(error_type, request, &what))
 }
+
+/// What the kernel's want of memory looks like to a process.
+const SIGKILL: i32 = 9;
 
 /// The microVM broke a rule while the request ran.
 pub fn sandbox_failure(request: &RequestId, what: &str) -> Vec<u8> {
@@ -111,7 +138,10 @@ mod tests {
                  \"RequestId: {id} Error: Task timed out after 3.00 seconds\"}}"
             )
         );
-        let exited = |status| text(runtime_exited(&request, status));
+        let exited = |status| text(runtime_exited(&request, status, true).1);
+        let killed = |oom| runtime_exited(&request, ExitStatus::Signal(9), oom).0;
+        assert_eq!(killed(true), "Runtime.OutOfMemory");
+        assert_eq!(killed(false), "Runtime.ExitError");
         assert!(exited(ExitStatus::Code(1)).contains("Runtime exited with error: exit status 1\""));
         assert!(exited(ExitStatus::Signal(9)).contains("error: signal: killed\""));
         assert!(exited(ExitStatus::Signal(64)).contains("signal: signal 64\""));

@@ -11,8 +11,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use snapback_proto::control::{self, Devices, Reply};
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::frame::{read_frame, write_frame};
-use snapback_proto::guest::{GuestMessage, HostMessage, Init};
+use snapback_proto::guest::{GuestMessage, HostMessage, Init, LogFormat, VsockAccess};
 use snapback_vmm::sys::memfd;
 
 use super::console::Console;
@@ -66,12 +67,14 @@ fn code_image() -> File {
 pub struct Shape {
     pub memory_mib: u32,
     pub vcpus: u8,
+    pub template: CpuTemplate,
 }
 
 impl Shape {
     pub const SMALL: Self = Self {
         memory_mib: 128,
         vcpus: 1,
+        template: CpuTemplate::Host,
     };
 
     /// Guest memory, in bytes.
@@ -197,6 +200,12 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
         version: "$LATEST".to_owned(),
         handler: "app.handler".to_owned(),
         memory_mib: shape.memory_mib,
+        region: "local".to_owned(),
+        execution_env: None,
+        log_format: LogFormat::Text,
+        log_level: None,
+        // Its sockets are what some tests look at.
+        vsock: VsockAccess::Allowed,
         environment: vec![],
         wall_clock_ns: wall_clock_ns(),
     };

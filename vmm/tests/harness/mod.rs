@@ -28,7 +28,7 @@ use snapback_proto::control::{
     self, CONTROL_FD, Devices, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
 };
 use snapback_proto::frame::{read_frame, write_frame};
-use snapback_proto::guest::{GuestMessage, HostMessage, Invoke, Resume};
+use snapback_proto::guest::{GuestMessage, HostMessage, Identity, Invoke, Resume};
 use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
@@ -108,6 +108,7 @@ impl Vmm {
             control_version: CONTROL_VERSION,
             memory_mib: shape.memory_mib,
             vcpus: shape.vcpus,
+            template: shape.template,
         };
         match self.ask(&control::Command::Prepare(machine), &[]) {
             (Reply::Prepared { ranges }, mut fds) => {
@@ -276,6 +277,10 @@ impl TestMachine {
             generation: self.generation,
             entropy: [7; 64],
             wall_clock_ns: wall_clock_ns(),
+            identity: Identity {
+                hostname: "guest".to_owned(),
+                ..Identity::default()
+            },
         };
         write_frame(&mut channel, &HostMessage::Resume(resume), b"").unwrap();
         let (confirmed, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
