@@ -31,8 +31,9 @@ use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
+use guest::serial;
+pub use guest::stream_pair;
 pub use guest::{Shape, Snapshot, boot_and_snapshot, snapshot};
-use guest::{serial, stream_pair};
 
 const PAGE: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);
