@@ -195,3 +195,6 @@ fn check_processor(template: CpuTemplate, section: &ProcessorSectionV1) -> Resul
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
