@@ -33,8 +33,9 @@ use crate::wire::{WireError, decode, encode};
 /// Largest packet, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
 
-/// Most descriptors that one packet carries.
-pub const MAX_FDS: usize = 16;
+/// Most descriptors that one packet carries: a `Boot` with as many devices as fit
+/// a machine, of up to two descriptors each.
+pub const MAX_FDS: usize = 40;
 
 /// The control socket in a VMM process, inherited.
 pub const CONTROL_FD: i32 = 3;
@@ -51,22 +52,22 @@ pub enum Command {
     Prepare(Machine),
     /// Load a kernel and start it. Descriptors: memory (memfd of the machine's
     /// memory size, mapped shared), kernel (ELF), initramfs, serial output
-    /// (pipe), invocation channel (stream socket), then one per disk.
+    /// (pipe), invocation channel (stream socket), then those of [`Devices`].
     Boot {
         /// The kernel's command line; the VMM adds nothing.
         command_line: String,
-        /// How many disk descriptors follow; all are read-only.
-        disks: u8,
+        /// The devices that not every machine has.
+        devices: Devices,
     },
     /// Pause at an instant when no device has work in flight and write the
     /// state. Descriptor: where the state goes (an empty file). The memory is in
     /// the memfd of `Boot`. Only the end of the process follows.
     Snapshot,
     /// Put a snapshot into a blank machine. Descriptors: memory (memfd, mapped
-    /// private), state file, serial output (pipe), then one per disk.
+    /// private), state file, serial output (pipe), then those of [`Devices`].
     Restore {
-        /// How many disk descriptors follow; all are read-only.
-        disks: u8,
+        /// The same devices as at `Boot`.
+        devices: Devices,
     },
     /// Let a restored or reset guest run. Descriptor: the host end of its
     /// invocation channel (a fresh stream socket).
@@ -104,6 +105,47 @@ pub struct Machine {
     pub vcpus: u8,
     /// What they can do.
     pub template: CpuTemplate,
+}
+
+/// The devices of a machine that are its own choice. Their descriptors follow in
+/// this order: the disks' in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Devices {
+    /// Disks; the first is the guest's `vda`.
+    pub disks: Vec<Disk>,
+}
+
+impl Devices {
+    /// Read-only disks and nothing else.
+    #[must_use]
+    pub fn read_only_disks(count: usize) -> Self {
+        Self {
+            disks: vec![Disk::ReadOnly; count],
+        }
+    }
+
+    /// How many descriptors follow for them.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.disks.iter().map(Disk::descriptors).sum()
+    }
+}
+
+/// A disk of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Disk {
+    /// Shows an image. Descriptor: the image.
+    ReadOnly,
+}
+
+impl Disk {
+    /// How many descriptors follow for it.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::ReadOnly => 1,
+        }
+    }
 }
 
 /// VMM to agent.
@@ -198,17 +240,21 @@ pub struct ResetReport {
 /// Something that happened to the guest by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// The guest will not run again.
+    /// The guest will not run again. When it stopped during a command, this comes
+    /// before the command's [`Reply::Failed`].
     Stopped(StopReason),
 }
 
 /// Why a guest stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StopReason {
-    /// It asked for a reset (keyboard controller or triple fault).
-    Rebooted,
-    /// It powered off.
+    /// It powered off (ACPI's soft off).
     PoweredOff,
+    /// It asked for a reset (ACPI's reset register, the keyboard controller, or a
+    /// triple fault).
+    Rebooted,
+    /// Its kernel panicked; the serial output says why.
+    Panicked,
     /// KVM or the VMM could not go on; why, in words.
     Broken(String),
 }

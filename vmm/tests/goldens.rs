@@ -18,11 +18,6 @@
     reason = "helpers of tests count as code outside tests"
 )]
 
-#[expect(
-    dead_code,
-    unused_imports,
-    reason = "this program needs only some of it"
-)]
 mod harness;
 mod tiny;
 

@@ -22,7 +22,7 @@ mod source;
 mod working_set;
 
 pub use bitmap::Bitmap;
-pub use cache::{CacheStats, MemoryCache, data_after};
+pub use cache::{CacheStats, MemoryCache};
 pub use recording::Recording;
 pub use service::{Pager, RegisterError, Registration};
 pub use source::PageSource;

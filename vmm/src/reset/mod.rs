@@ -20,7 +20,7 @@ use snapback_proto::control::ResetReport;
 use crate::memory::{MemoryError, PageSet};
 use crate::supervisor::{Live, RestoreError, Saved, discard_notifications, load};
 use crate::sys::dirty_ring;
-use crate::vcpu::VcpuError;
+use crate::vcpu::{Stop, VcpuError};
 
 /// A machine could not be put back; it must not be used again.
 #[derive(Debug, thiserror::Error)]
@@ -39,15 +39,26 @@ pub enum ResetError {
     Memory(#[from] MemoryError),
 }
 
+impl ResetError {
+    /// Why the guest stopped by itself, when that is what happened.
+    #[must_use]
+    pub fn guest_stopped(&self) -> Option<&Stop> {
+        match self {
+            Self::Pause(error) => error.guest_stopped(),
+            _ => None,
+        }
+    }
+}
+
 /// Stops the guest of `live` and puts everything back to `saved`.
 ///
 /// # Errors
 /// When a part fails: the machine is then neither one nor the other.
-pub fn reset(live: &mut Live, saved: &Saved) -> Result<ResetReport, ResetError> {
+pub fn reset(live: &Live, saved: &Saved) -> Result<ResetReport, ResetError> {
     let begin = Instant::now();
     live.pause().map_err(ResetError::Pause)?;
     let paused = Instant::now();
-    live.detach_channel();
+    live.board.bus().detach_channel();
     discard_notifications(live);
     load(live, saved)?;
     let loaded = Instant::now();

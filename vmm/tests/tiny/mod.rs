@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use snapback_proto::control::{Command, Reply};
+use snapback_proto::control::{Command, Devices, Reply};
 use snapback_vmm::sys::memfd;
 
 use crate::harness::{Shape, Vmm, stream_pair};
@@ -188,7 +188,7 @@ impl Tiny {
         let (console, serial) = std::io::pipe().unwrap();
         let command = Command::Boot {
             command_line: String::new(),
-            disks: 0,
+            devices: Devices::default(),
         };
         let (kernel, initramfs) = (self.kernel(), content(&[0]));
         let fds: [&dyn AsFd; 5] = [&memory, &kernel, &initramfs, &serial, &theirs];
@@ -234,7 +234,12 @@ impl Running {
         vmm.prepare(shape);
         let (console, serial) = std::io::pipe().unwrap();
         let fds: [&dyn AsFd; 3] = [&memory, state, &serial];
-        let (reply, _) = vmm.ask(&Command::Restore { disks: 0 }, &fds);
+        let (reply, _) = vmm.ask(
+            &Command::Restore {
+                devices: Devices::default(),
+            },
+            &fds,
+        );
         assert_eq!(reply, Reply::Restored);
         Self {
             vmm,

@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use serde::Serialize;
 use snapback_vmm::snapshot::manifest::{MEMORY_FILE_NAME, SnapshotId};
 use snapback_vmm::snapshot::{Digest, StateReader};
+use snapback_vmm::sys::memfd;
 
 use super::bytes;
-use crate::pager::{PAGE, data_after};
+use crate::pager::PAGE;
 use crate::snapshots::SnapshotFiles;
 
 /// What a snapshot is, as `--json` prints it.
@@ -113,7 +114,7 @@ fn memory_facts(files: &SnapshotFiles) -> anyhow::Result<MemoryFacts> {
     let file = File::open(&path)?;
     let len = files.memory().len();
     let (mut stored, mut at) = (0, 0);
-    while let Some(data) = data_after(&file, at, len)? {
+    while let Some(data) = memfd::data_after(&file, at, len)? {
         stored += data.end.div_ceil(PAGE) - data.start / PAGE;
         at = data.end;
     }
