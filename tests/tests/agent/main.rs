@@ -15,6 +15,7 @@
 mod api;
 mod concurrency;
 mod create;
+mod diffs;
 mod exclusive;
 mod failures;
 mod harness;
@@ -24,4 +25,5 @@ mod jail;
 mod payloads;
 mod restarts;
 mod snapshots;
+mod templates;
 mod uniqueness;

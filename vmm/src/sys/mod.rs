@@ -3,6 +3,8 @@
 //! Everything here is a thin, safe function over one system call or one mapping;
 //! policy lives with the callers.
 
+#[cfg(test)]
+pub mod allocation;
 pub mod dirty_ring;
 pub mod fds;
 pub mod jail;

@@ -34,7 +34,7 @@ use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
 pub use console::Console;
-use guest::stream_pair;
+pub use guest::stream_pair;
 pub use guest::{
     Booted, PATTERN, Shape, Snapshot, boot_and_snapshot, boot_root, code_answer, execute,
     send_code, snapshot,

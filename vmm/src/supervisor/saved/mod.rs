@@ -209,3 +209,6 @@ fn check_processor(template: CpuTemplate, section: &ProcessorSectionV1) -> Resul
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
