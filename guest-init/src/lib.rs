@@ -30,6 +30,7 @@
 
 pub mod channel;
 pub mod environment;
+pub mod extensions;
 pub mod guest;
 pub mod http;
 pub mod identity;
@@ -45,3 +46,4 @@ pub mod runtime_api;
 pub mod sandbox;
 pub mod seccomp;
 pub mod sys;
+pub mod telemetry;
