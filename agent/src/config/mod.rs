@@ -18,7 +18,7 @@ mod timeouts;
 
 pub use limits::Limits;
 pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
-pub use memory::Pager;
+pub use memory::{Pager, Snapshots};
 pub use paths::Paths;
 use range::Range;
 pub use timeouts::Timeouts;
@@ -42,6 +42,8 @@ pub struct Config {
     pub pools: Pools,
     /// The threads that fill in guest memory.
     pub pager: Pager,
+    /// Snapshots on disk.
+    pub snapshots: Snapshots,
     /// The guest's kernel.
     pub kernel: Kernel,
 }

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use snapback_proto::control::StopReason;
 use snapback_proto::guest::ExitStatus;
 use snapback_proto::ids::RequestId;
+
+use crate::process::Cause;
 
 /// Lambda's error JSON.
 #[derive(Debug, Serialize)]
@@ -70,9 +73,33 @@ pub fn runtime_exited(
 /// What the kernel's want of memory looks like to a process.
 const SIGKILL: i32 = 9;
 
-/// The microVM ended or broke a rule while the request ran.
+/// The microVM broke a rule while the request ran.
 pub fn sandbox_failure(request: &RequestId, what: &str) -> Vec<u8> {
-    body("Sandbox.Failure", request, what)
+    body(SANDBOX_FAILURE, request, what)
+}
+
+/// The microVM ended while the request ran.
+pub fn sandbox_ended(request: &RequestId, cause: &Cause) -> Vec<u8> {
+    let what = format!("the microVM ended: {cause}");
+    body(ended_type(cause), request, &what)
+}
+
+/// The error type of a microVM's failure that has no type of its own.
+pub const SANDBOX_FAILURE: &str = "Sandbox.Failure";
+
+/// The error type of a microVM's end. A guest's own end has one for each way: only
+/// one that panicked is a fault of the guest's kernel.
+pub const fn ended_type(cause: &Cause) -> &'static str {
+    match cause {
+        Cause::Stopped(StopReason::PoweredOff) => "Sandbox.PoweredOff",
+        Cause::Stopped(StopReason::Rebooted) => "Sandbox.Rebooted",
+        Cause::Stopped(StopReason::Panicked) => "Sandbox.KernelPanic",
+        Cause::Stopped(StopReason::Broken(_))
+        | Cause::Gone
+        | Cause::Protocol(_)
+        | Cause::Page(_)
+        | Cause::Retired => SANDBOX_FAILURE,
+    }
 }
 
 /// The names that Lambda's answers use (they are Go's).
@@ -118,5 +145,40 @@ mod tests {
         assert!(exited(ExitStatus::Code(1)).contains("Runtime exited with error: exit status 1\""));
         assert!(exited(ExitStatus::Signal(9)).contains("error: signal: killed\""));
         assert!(exited(ExitStatus::Signal(64)).contains("signal: signal 64\""));
+    }
+
+    #[test]
+    fn every_end_of_a_guest_has_a_name() {
+        let request = RequestId::from_random([0; 16]);
+        for (reason, error_type, words) in [
+            (
+                StopReason::PoweredOff,
+                "Sandbox.PoweredOff",
+                "the guest powered off",
+            ),
+            (
+                StopReason::Rebooted,
+                "Sandbox.Rebooted",
+                "the guest rebooted",
+            ),
+            (
+                StopReason::Panicked,
+                "Sandbox.KernelPanic",
+                "the guest's kernel panicked",
+            ),
+            (
+                StopReason::Broken("of glass".to_owned()),
+                "Sandbox.Failure",
+                "the guest cannot go on: of glass",
+            ),
+        ] {
+            let bytes = sandbox_ended(&request, &Cause::Stopped(reason));
+            let answer: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(answer["errorType"], error_type);
+            let message = answer["errorMessage"].as_str().unwrap();
+            let expected = format!("RequestId: {request} Error: the microVM ended: {words}");
+            assert_eq!(message, expected);
+        }
+        assert_eq!(ended_type(&Cause::Gone), "Sandbox.Failure");
     }
 }

@@ -325,17 +325,22 @@ fn identity() -> std::io::Result<Identity> {
 
 fn conclude(end: End, invocation: &Invocation) -> Outcome {
     let request = &invocation.request;
-    let sandbox = |what: &str| Outcome::FunctionError {
-        error_type: Some("Sandbox.Failure".to_owned()),
-        body: answer::sandbox_failure(request, what),
-    };
     match end {
         End::Answered(answered) => answered.outcome,
         End::TimedOut => Outcome::FunctionError {
             error_type: Some("Sandbox.Timedout".to_owned()),
             body: answer::timed_out(request, invocation.timeout),
         },
-        End::Broken(error) => sandbox(&format!("the invocation channel broke: {error}")),
-        End::Vmm(cause) => sandbox(&format!("the microVM ended: {cause}")),
+        End::Broken(error) => {
+            let what = format!("the invocation channel broke: {error}");
+            Outcome::FunctionError {
+                error_type: Some(answer::SANDBOX_FAILURE.to_owned()),
+                body: answer::sandbox_failure(request, &what),
+            }
+        }
+        End::Vmm(cause) => Outcome::FunctionError {
+            error_type: Some(answer::ended_type(&cause).to_owned()),
+            body: answer::sandbox_ended(request, &cause),
+        },
     }
 }
