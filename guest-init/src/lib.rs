@@ -34,6 +34,7 @@ pub mod extensions;
 pub mod guest;
 pub mod http;
 pub mod identity;
+pub mod kernel_log;
 pub mod logs;
 pub mod loopback;
 pub mod mounts;

@@ -20,6 +20,7 @@ use rustix::process::{
 };
 use snapback_proto::guest::ExitStatus;
 
+use crate::privileges::with_ordinary_priority;
 use crate::sys::signals;
 
 /// Where a function's files are and who runs them.
@@ -149,7 +150,8 @@ impl Process {
         if let Some(User { uid, gid }) = program.user {
             command.uid(uid).gid(gid);
         }
-        let spawned = signals::with_sigchld_open(|| command.spawn())
+        let spawned = with_ordinary_priority(|| signals::with_sigchld_open(|| command.spawn()))
+            .flatten()
             .map_err(StartError::Descriptor)?
             .map_err(|source| StartError::Exec {
                 path: program.path.to_owned(),

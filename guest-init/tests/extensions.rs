@@ -1,6 +1,7 @@
 //! Extensions and their telemetry: external ones as processes, and the tests
 //! themselves as what those processes would say.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "this is test code")]
 #![allow(missing_docs, reason = "the names of tests are sentences")]
 
 mod support;

@@ -68,7 +68,7 @@ impl Guest {
 
     /// The connection broke. Nothing happens when it was not the stream's.
     pub(super) fn lose_stream(&mut self, slot: u8) -> Result<(), GuestError> {
-        if !self.streamer.is_some_and(|s| s.slot == slot) {
+        if self.streamer.is_none_or(|s| s.slot != slot) {
             return Ok(());
         }
         match self.state.on(Event::StreamLost) {
