@@ -45,7 +45,14 @@ static SHARED: LazyLock<Agent> = LazyLock::new(|| {
 
 /// The folder with the code of [`TOUR`] and [`BRIEF`].
 pub fn tour_code() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("functions/tour")
+    function_code("tour")
+}
+
+/// The folder with the code of one of the tests' functions.
+pub fn function_code(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("functions")
+        .join(name)
 }
 
 /// A file or folder that the one who runs the tests names.
