@@ -59,13 +59,15 @@ pub enum Command {
         devices: Devices,
     },
     /// Pause at an instant when no device has work in flight and write the
-    /// state. Descriptor: where the state goes (an empty file). The memory is in
-    /// the memfd of `Boot`. Only the end of the process follows.
+    /// state. Descriptors: where the state goes (an empty file), then for each
+    /// scratch disk where its content goes (an empty sparse file of its length). The
+    /// memory is in the memfd of `Boot`. Only the end of the process follows.
     Snapshot,
     /// Put a snapshot into a blank machine. Descriptors: memory (memfd, mapped
     /// private), state file, serial output (pipe), then those of [`Devices`].
     Restore {
-        /// The same devices as at `Boot`.
+        /// The same devices as at `Boot`; a scratch disk's base is now what it
+        /// held at the snapshot.
         devices: Devices,
     },
     /// Let a restored or reset guest run. Descriptor: the host end of its
@@ -133,6 +135,14 @@ impl Devices {
 pub enum Disk {
     /// Shows an image. Descriptor: the image.
     ReadOnly,
+    /// A base that the machine's own writes lie over. Descriptors: the base, only
+    /// ever read, and the overlay, an empty sparse file of the base's length that
+    /// belongs to this machine alone.
+    Scratch {
+        /// Most bytes that the overlay may take up; over it, writes are I/O errors
+        /// to the guest.
+        overlay_limit: u64,
+    },
 }
 
 impl Disk {
@@ -141,6 +151,7 @@ impl Disk {
     pub fn descriptors(&self) -> usize {
         match self {
             Self::ReadOnly => 1,
+            Self::Scratch { .. } => 2,
         }
     }
 }

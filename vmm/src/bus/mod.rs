@@ -18,6 +18,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io;
 use std::iter::once;
 use std::os::fd::OwnedFd;
@@ -27,7 +28,7 @@ use layout::{
     FIRST_GSI, I8042_COMMAND, I8042_DATA, MAX_VIRTIO, MMIO_BASE, MMIO_WINDOW, MmioSlot, SERIAL_GSI,
     SERIAL_PORT, SERIAL_PORTS,
 };
-pub use state::{BusV1, NotQuiet, RestoreError, TooManyDevices};
+pub use state::{BusV1, NotQuiet, RebaseError, RestoreError, TooManyDevices};
 
 use crate::devices::i8042::I8042;
 use crate::devices::serial::Serial;
@@ -185,6 +186,27 @@ impl Bus {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.devices().all(MmioDevice::is_quiet)
+    }
+
+    /// Keeps what the scratch disks hold, each in the next of `files`; the state then
+    /// holds nothing of it.
+    ///
+    /// # Errors
+    /// [`RebaseError`] names the disk; the snapshot has to be thrown away.
+    pub fn rebase_disks(&mut self, files: Vec<File>) -> Result<(), RebaseError> {
+        let disks = self.disks.iter_mut().map(Transport::device_mut).enumerate();
+        let scratch: Vec<_> = disks.filter(|(_, disk)| disk.is_scratch()).collect();
+        if scratch.len() != files.len() {
+            return Err(RebaseError::Count {
+                files: files.len(),
+                disks: scratch.len(),
+            });
+        }
+        for ((index, disk), file) in scratch.into_iter().zip(files) {
+            disk.rebase(file)
+                .map_err(|source| RebaseError::Disk { index, source })?;
+        }
+        Ok(())
     }
 
     /// Every device's state.

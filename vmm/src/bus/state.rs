@@ -1,5 +1,7 @@
 //! The state of every device, as it stands in a snapshot.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
 use crate::devices::i8042::I8042V1;
@@ -39,6 +41,28 @@ pub struct TooManyDevices {
 pub struct NotQuiet {
     /// Index of the first device that is not quiet.
     pub device: usize,
+}
+
+/// What a scratch disk holds cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RebaseError {
+    /// There is not one file for each.
+    #[error("{files} files for what {disks} scratch disks hold")]
+    Count {
+        /// Files that came.
+        files: usize,
+        /// Scratch disks of this machine.
+        disks: usize,
+    },
+    /// A disk cannot be copied.
+    #[error("the content of disk {index} cannot be kept")]
+    Disk {
+        /// Its number, from 0.
+        index: usize,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Why a state was refused. The bus is then partly restored: the machine has to

@@ -18,7 +18,7 @@ use crate::virtio::testing::{BUFFERS, Ring, ram, readable, writable};
 fn disk(sectors: u64) -> Block {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&vec![0x5a; sectors as usize * 512]).unwrap();
-    Block::open(file).unwrap()
+    Block::read_only(0, file).unwrap()
 }
 
 fn bus() -> Bus {

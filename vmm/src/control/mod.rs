@@ -23,10 +23,7 @@ pub enum Request {
     /// See [`Command::Boot`].
     Boot(BootFiles),
     /// See [`Command::Snapshot`].
-    Snapshot {
-        /// Where the state goes.
-        state: File,
-    },
+    Snapshot(SnapshotFiles),
     /// See [`Command::Restore`].
     Restore(RestoreFiles),
     /// See [`Command::Run`].
@@ -59,6 +56,15 @@ pub struct BootFiles {
     pub devices: DeviceFiles,
 }
 
+/// Where a snapshot goes.
+#[derive(Debug)]
+pub struct SnapshotFiles {
+    /// The state.
+    pub state: File,
+    /// What each scratch disk holds, in order. How many there are, the machine knows.
+    pub disks: Vec<File>,
+}
+
 /// What a machine is restored from.
 #[derive(Debug)]
 pub struct RestoreFiles {
@@ -86,6 +92,15 @@ pub enum DiskFiles {
     ReadOnly {
         /// What the disk shows.
         image: File,
+    },
+    /// See [`Disk::Scratch`].
+    Scratch {
+        /// What lies under the writes.
+        base: File,
+        /// Where they go.
+        overlay: File,
+        /// Most bytes that the overlay may take up.
+        overlay_limit: u64,
     },
 }
 
@@ -183,10 +198,11 @@ impl Request {
                 Ok(Self::Boot(files))
             }
             Command::Snapshot => {
-                let [state] = exactly(fds).ok_or(wrong(1))?;
-                Ok(Self::Snapshot {
-                    state: state.into(),
-                })
+                let mut files = fds.into_iter().map(File::from);
+                Ok(Self::Snapshot(SnapshotFiles {
+                    state: files.next().ok_or(wrong(1))?,
+                    disks: files.collect(),
+                }))
             }
             Command::Restore { devices } => {
                 let (head, devices) = split(fds, &devices).map_err(wrong)?;
@@ -219,7 +235,7 @@ impl Request {
         match self {
             Self::Prepare(_) => "prepare",
             Self::Boot(_) => "boot",
-            Self::Snapshot { .. } => "snapshot",
+            Self::Snapshot(_) => "snapshot",
             Self::Restore(_) => "restore",
             Self::Run { .. } => "run",
             Self::Reset => "reset",
@@ -254,6 +270,11 @@ impl DeviceFiles {
             disks.push(match disk {
                 Disk::ReadOnly => DiskFiles::ReadOnly {
                     image: fds.next()?.into(),
+                },
+                Disk::Scratch { overlay_limit } => DiskFiles::Scratch {
+                    base: fds.next()?.into(),
+                    overlay: fds.next()?.into(),
+                    overlay_limit: *overlay_limit,
                 },
             });
         }

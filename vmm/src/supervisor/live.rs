@@ -111,7 +111,7 @@ impl Live {
     ) -> Result<Self, AssembleError> {
         let serial = Serial::new(serial).map_err(kernel("prepare the serial output"))?;
         let disks = (0..).zip(files.disks).map(|(index, files)| {
-            open_disk(files).map_err(|source| AssembleError::Disk { index, source })
+            open_disk(index, files).map_err(|source| AssembleError::Disk { index, source })
         });
         let bus = Bus::new(serial, Vsock::new(), disks.collect::<Result<_, _>>()?)?;
         let doorbells = connect_queues(&blank.vm, &bus)?;
@@ -222,9 +222,14 @@ impl Live {
     }
 }
 
-fn open_disk(files: DiskFiles) -> Result<Block, OpenError> {
+fn open_disk(index: usize, files: DiskFiles) -> Result<Block, OpenError> {
     match files {
-        DiskFiles::ReadOnly { image } => Block::open(image),
+        DiskFiles::ReadOnly { image } => Block::read_only(index, image),
+        DiskFiles::Scratch {
+            base,
+            overlay,
+            overlay_limit,
+        } => Block::scratch(index, base, overlay, overlay_limit),
     }
 }
 

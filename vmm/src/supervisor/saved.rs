@@ -39,6 +39,8 @@ pub struct DevicesV1 {
 pub enum DiskV1 {
     /// An image.
     ReadOnly,
+    /// A base under what the machine writes.
+    Scratch,
 }
 
 /// One vCPU's section: what the guest sees of the processor, and its state.

@@ -142,9 +142,9 @@ impl Supervisor {
                     Reply::Booted.into(),
                 )
             }
-            (Request::Snapshot { state }, Contents::Booted(live, machine)) => {
+            (Request::Snapshot(files), Contents::Booted(live, machine)) => {
                 let written =
-                    snapshot::take(&live, machine.clone(), &state).map_err(|e| fail(&e))?;
+                    snapshot::take(&live, machine.clone(), files).map_err(|e| fail(&e))?;
                 let reply = Reply::Snapshotted {
                     state_len: written.len,
                 };
@@ -214,7 +214,7 @@ fn step_of(request: &Request) -> Step {
     match request {
         Request::Prepare(_) => Step::Prepare,
         Request::Boot(_) => Step::Boot,
-        Request::Snapshot { .. } => Step::Snapshot,
+        Request::Snapshot(_) => Step::Snapshot,
         Request::Restore(_) => Step::Restore,
         Request::Run { .. } => Step::Run,
         Request::Reset => Step::Reset,

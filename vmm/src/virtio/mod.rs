@@ -77,6 +77,15 @@ pub enum DeviceRestoreError {
         /// Sectors of this disk.
         machine: u64,
     },
+    /// A disk of which the snapshot holds only a part.
+    #[error("{clusters} clusters of the snapshot's disk are not in its base")]
+    OwnClusters {
+        /// How many.
+        clusters: u64,
+    },
+    /// What an earlier life wrote to a disk cannot be dropped.
+    #[error("the disk's overlay cannot be emptied")]
+    Overlay(#[source] rustix::io::Errno),
     /// More connections than the device has room for.
     #[error("{connections} connections")]
     TooManyConnections {

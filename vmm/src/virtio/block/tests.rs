@@ -41,7 +41,7 @@ fn contents(from: u64, len: u64) -> Vec<u8> {
 }
 
 fn disk() -> Driver<Block> {
-    Driver::live(Block::open(image()).unwrap())
+    Driver::live(Block::read_only(0, image()).unwrap())
 }
 
 /// Makes a request and returns its status and the length in the used ring.
@@ -163,7 +163,7 @@ fn bad_requests_are_errors_to_the_guest() {
 #[test]
 fn writes_change_nothing() {
     let file = image();
-    let mut driver = Driver::live(Block::open(file.try_clone().unwrap()).unwrap());
+    let mut driver = Driver::live(Block::read_only(0, file.try_clone().unwrap()).unwrap());
     driver.put(DATA, &[0xff; 512]);
     request(&mut driver, OUT, 0, &[readable(DATA, 512)]);
     let mut got = vec![0; 512];
@@ -176,7 +176,7 @@ fn the_shared_file_position_stays() {
     use std::io::Seek;
     let mut file = image();
     file.seek(std::io::SeekFrom::Start(77)).unwrap();
-    let mut driver = Driver::live(Block::open(file.try_clone().unwrap()).unwrap());
+    let mut driver = Driver::live(Block::read_only(0, file.try_clone().unwrap()).unwrap());
     request(&mut driver, IN, 0, &[writable(DATA, 4096)]);
     assert_eq!(file.stream_position().unwrap(), 77);
 }
@@ -184,7 +184,7 @@ fn the_shared_file_position_stays() {
 #[test]
 fn a_file_that_shrank_is_an_error() {
     let file = image();
-    let mut driver = Driver::live(Block::open(file.try_clone().unwrap()).unwrap());
+    let mut driver = Driver::live(Block::read_only(0, file.try_clone().unwrap()).unwrap());
     file.set_len(512 + 100).unwrap();
     assert_eq!(request(&mut driver, IN, 1, &[writable(DATA, 512)]).0, 1);
     assert_eq!(request(&mut driver, IN, 0, &[writable(DATA, 512)]).0, 0);
@@ -235,7 +235,7 @@ fn a_header_that_cannot_be_read_is_an_error() {
 fn one_call_moves_a_bounded_number_of_bytes() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(64 << 20).unwrap();
-    let mut driver = Driver::live(Block::open(file).unwrap());
+    let mut driver = Driver::live(Block::read_only(0, file).unwrap());
     driver.put(HEADER, &[0; 16]);
     // Each reads 15 MiB, into the same MiB again and again.
     let data = (0..15).map(|_| writable(DATA, 1 << 20));
@@ -270,7 +270,7 @@ fn images_are_whole_sectors() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(513).unwrap();
     assert!(matches!(
-        Block::open(file),
+        Block::read_only(0, file),
         Err(OpenError::Uneven { bytes: 513 })
     ));
 }
@@ -278,7 +278,7 @@ fn images_are_whole_sectors() {
 #[test]
 fn state_restores() {
     let file = image();
-    let new = || Block::open(file.try_clone().unwrap()).unwrap();
+    let new = || Block::read_only(0, file.try_clone().unwrap()).unwrap();
     let mut driver = Driver::live_with(new(), crate::virtio::COMMON_FEATURES | F_EVENT_IDX);
     let ram = driver.ram.clone();
     driver.put(HEADER, &[0; 16]);
