@@ -33,10 +33,11 @@ pub use state::{BusV1, NotQuiet, RebaseError, RestoreError, TooManyDevices};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::Serial;
 use crate::memory::GuestRam;
+use crate::poll::Ready;
 use crate::virtio::block::Block;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::{MmioDevice, Transport};
-use crate::virtio::vsock::{self, PollInterest, Vsock};
+use crate::virtio::vsock::Vsock;
 
 /// All devices of one machine. The order of its virtio devices stands in
 /// [`Bus::devices`] and nowhere else.
@@ -50,6 +51,9 @@ pub struct Bus {
 }
 
 impl Bus {
+    /// Index of the vsock device.
+    pub const VSOCK: u8 = 0;
+
     /// Puts the devices on the bus; the first disk is the guest's `vda`.
     ///
     /// # Errors
@@ -150,24 +154,33 @@ impl Bus {
         effects
     }
 
-    /// What the I/O thread has to wait for on the channel's host socket. `None`:
-    /// do not poll at all (a closed socket would report itself for ever). Changes
-    /// with every call of this bus that takes guest memory.
-    pub fn poll_interest(&self) -> Option<PollInterest<'_>> {
-        self.vsock.device().poll_interest(self.vsock.is_running())
+    /// Host descriptors are ready ([`HostPoll::ready`](crate::poll::HostPoll::ready)):
+    /// their devices move what can be moved.
+    pub fn host_ready(&mut self, ready: &[Ready], ram: &GuestRam) -> Effects {
+        let mut effects = Effects::NONE;
+        for (index, (device, gsi)) in self.devices_mut().zip(FIRST_GSI..).enumerate() {
+            let own = ready.iter().filter(|ready| ready.device == index);
+            let own: Vec<Ready> = own.copied().collect();
+            if !own.is_empty() {
+                effects.merge(device.host_ready(&own, ram).effects(gsi));
+            }
+        }
+        effects
     }
 
-    /// A host socket is ready, or may be: moves what can be moved. Cheap when
-    /// nothing can.
-    pub fn host_ready(&mut self, ram: &GuestRam) -> Effects {
-        self.vsock
-            .run(vsock::RX, ram, Vsock::host_ready)
-            .effects(FIRST_GSI)
+    /// The host's side of devices was changed ([`Bus::attach_channel`], or a
+    /// restore): they do what follows from it.
+    pub fn host_changed(&mut self, ram: &GuestRam) -> Effects {
+        let mut effects = Effects::NONE;
+        for (device, gsi) in self.devices_mut().zip(FIRST_GSI..) {
+            effects.merge(device.host_ready(&[], ram).effects(gsi));
+        }
+        effects
     }
 
     /// Gives the invocation channel a host end (a stream socket): the connection
     /// that the guest will make, or the one that a restore brought. Call
-    /// [`Bus::host_ready`] afterwards.
+    /// [`Bus::host_changed`] afterwards.
     ///
     /// # Errors
     /// When the socket cannot be made non-blocking.

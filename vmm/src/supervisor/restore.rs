@@ -44,7 +44,7 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
         .memory
         .back_shared(&blank.vm, std::os::fd::AsFd::as_fd(&files.memory))?;
     let cpuid = Arc::from(blank.cpuid.as_slice());
-    let mut live = Live::assemble(blank, files.serial, files.devices, cpuid)?;
+    let live = Live::assemble(blank, files.serial, files.devices, cpuid)?;
     let entry = boot::load(
         &live.board.ram,
         &mut files.kernel,
@@ -53,7 +53,9 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
         machine.vcpus,
         &live.mmio_devices(),
     )?;
-    live.attach_channel(files.channel)
+    live.board
+        .bus()
+        .attach_channel(files.channel)
         .map_err(StartError::Channel)?;
     // The others wait for the first one to start them (Intel SDM volume 3, 9.4).
     if let Some(first) = live.vcpus.first() {

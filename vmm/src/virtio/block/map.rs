@@ -142,6 +142,11 @@ fn count(bits: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::cast_possible_truncation,
+        reason = "tests choose their own numbers"
+    )]
+
     use proptest::prelude::*;
 
     use super::*;

@@ -100,6 +100,8 @@ impl Scratch {
         ram: &GuestRam,
     ) -> Result<(), Status> {
         let (start, end) = (range.start, range.end);
+        // Nothing is done for a buffer that is not there.
+        from.slices(ram, skip, end - start, Permissions::Read)?;
         self.put(range, |overlay, at| {
             let slices = from
                 .slices(ram, skip + (at - start), end - at, Permissions::Read)
@@ -138,7 +140,8 @@ impl Scratch {
     /// Shows the base again and gives all space back.
     pub(super) fn forget(&mut self) -> Result<(), Errno> {
         if self.touched {
-            punch(&self.overlay, 0..self.size)?;
+            // Whole clusters: of a part, the kernel only makes the bytes zero.
+            punch(&self.overlay, 0..self.size.next_multiple_of(CLUSTER))?;
             self.touched = false;
         }
         self.map.clear();

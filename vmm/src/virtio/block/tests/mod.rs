@@ -6,12 +6,14 @@
     reason = "tests choose their own numbers, and look at effects where they matter"
 )]
 
+mod scratch;
+
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
 
-use super::request::{self, Request, Status};
+use super::request::{self, Data, Limits, Request, Status};
 use super::*;
 use crate::virtio::testing::{BUFFERS, Desc, Driver, RAM_SIZE, readable, writable};
 use crate::virtio::transport::VirtioRestoreError;
@@ -198,7 +200,7 @@ fn flush_and_name() {
         request(&mut driver, GET_ID, 0, &[writable(DATA, 20)]),
         (0, 21)
     );
-    assert_eq!(driver.get(DATA, 10), b"snapback\0\0");
+    assert_eq!(driver.get(DATA, 20), b"snapback-disk-0\0\0\0\0\0");
     driver.put(DATA, &[0xee; 5]);
     assert_eq!(request(&mut driver, GET_ID, 0, &[writable(DATA, 4)]).0, 0);
     assert_eq!(driver.get(DATA, 5), b"snap\xee");
@@ -306,25 +308,48 @@ fn state_restores() {
 
 proptest! {
     #[test]
-    fn a_parsed_read_is_inside_the_disk(
+    fn a_parsed_range_is_inside_the_disk(
         header: [u8; 16],
         small in any::<bool>(),
         data_len in 0_u64..1 << 33,
+        given in prop_oneof![Just(16), 0_u64..1 << 33],
+        segment: Option<[u8; 16]>,
         capacity in 0_u64..1 << 50,
+        discard in prop_oneof![Just(0), Just(1_u64 << 30)],
     ) {
         let mut header = header;
         if small {
-            header[..4].fill(0);
+            header[0] %= 14;
+            header[1..4].fill(0);
             header[11..].fill(0);
         }
-        match request::parse(header, data_len, capacity, 1 << 24) {
-            Ok(Request::Read { offset, len }) => {
-                prop_assert!(len == data_len && len <= 1 << 24);
-                prop_assert!(offset + len <= capacity * 512);
+        let limits = Limits { capacity, transfer: 1 << 24, discard, zeroes: discard / 2 };
+        let segment = segment.map(|mut bytes| {
+            bytes[5..8].fill(0);
+            bytes[11..].fill(0);
+            bytes
+        });
+        let data = Data { given, segment, room: data_len };
+        let (range, most, writes) = match request::parse(header, data, limits) {
+            Ok(Request::Read(range)) => {
+                prop_assert_eq!(range.end - range.start, data_len);
+                (range, 1 << 24, false)
             }
-            Ok(_) => {}
-            Err(status) => prop_assert_ne!(status, Status::Ok),
-        }
+            Ok(Request::Write(range)) => {
+                prop_assert_eq!(range.end - range.start, given);
+                (range, 1 << 24, true)
+            }
+            Ok(Request::Discard(range)) => (range, discard, true),
+            Ok(Request::WriteZeroes { range, .. }) => (range, discard / 2, true),
+            Ok(Request::Flush | Request::GetId { .. }) => return Ok(()),
+            Err(status) => {
+                prop_assert_ne!(status, Status::Ok);
+                return Ok(());
+            }
+        };
+        prop_assert!(range.start <= range.end && range.end - range.start <= most);
+        prop_assert!(range.end <= capacity * 512);
+        prop_assert!(discard > 0 || !writes);
     }
 
     #[test]
