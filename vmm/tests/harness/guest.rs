@@ -15,7 +15,7 @@ use snapback_vmm::sys::memfd;
 
 use super::{PATIENCE, Vmm, wall_clock_ns};
 
-fn asset(name: &str) -> File {
+pub(super) fn asset(name: &str) -> File {
     let dir = std::env::var_os("SNAPBACK_ASSETS").expect("SNAPBACK_ASSETS names the assets");
     File::open(PathBuf::from(dir).join(name)).unwrap()
 }

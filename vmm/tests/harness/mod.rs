@@ -1,6 +1,7 @@
 //! A VMM process driven by hand: what the agent does, in a few functions, over
 //! the real control protocol, with a real guest.
 
+#![allow(dead_code, unused_imports, reason = "no test file uses all of it")]
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,6 +9,7 @@
     reason = "test code: a panic is how it fails"
 )]
 
+mod bare;
 mod guest;
 
 use std::fs::File;
@@ -31,6 +33,7 @@ use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
+pub use bare::{Bare, BareSnapshot, Extra, Scratch};
 pub use guest::{Shape, Snapshot, boot_and_snapshot, snapshot};
 use guest::{serial, stream_pair};
 
@@ -111,6 +114,20 @@ impl Vmm {
         }
     }
 
+    pub fn reset(&self) -> control::ResetReport {
+        match self.ask(&control::Command::Reset, &[]).0 {
+            Reply::Reset(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn differences(&self) -> Vec<String> {
+        match self.ask(&control::Command::Verify, &[]).0 {
+            Reply::Verified { differences } => differences,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Waits until the process has ended; panics after a bounded time.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         for _ in 0..600 {
@@ -165,9 +182,7 @@ pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
     let faults = Arc::new(AtomicU64::new(0));
     let memory = match cache {
         Cache::Warm => {
-            // Pages that the guest never touched are holes, which would be asked for.
-            let flags = rustix::fs::FallocateFlags::empty();
-            rustix::fs::fallocate(&snapshot.memory, flags, 0, shape.memory()).unwrap();
+            fill_holes(&snapshot.memory, shape);
             snapshot.memory.try_clone().unwrap()
         }
         Cache::Cold => {
@@ -188,6 +203,12 @@ pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
         faults,
         generation: 0,
     }
+}
+
+/// Pages that a guest never touched are holes, which would be asked for.
+fn fill_holes(memory: &OwnedFd, shape: Shape) {
+    let flags = rustix::fs::FallocateFlags::empty();
+    rustix::fs::fallocate(memory, flags, 0, shape.memory()).unwrap();
 }
 
 /// Restores `snapshot`, with other files in the place of its own.
@@ -302,16 +323,10 @@ impl TestMachine {
     }
 
     pub fn reset(&self) -> control::ResetReport {
-        match self.vmm.ask(&control::Command::Reset, &[]).0 {
-            Reply::Reset(report) => report,
-            other => panic!("{other:?}"),
-        }
+        self.vmm.reset()
     }
 
     pub fn differences(&self) -> Vec<String> {
-        match self.vmm.ask(&control::Command::Verify, &[]).0 {
-            Reply::Verified { differences } => differences,
-            other => panic!("{other:?}"),
-        }
+        self.vmm.differences()
     }
 }

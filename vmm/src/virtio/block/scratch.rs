@@ -151,7 +151,7 @@ impl Scratch {
     /// Copies the whole content to `file`, an empty sparse file of the disk's
     /// length, which is the base from now on.
     pub(super) fn rebase(&mut self, file: File) -> io::Result<()> {
-        if file.metadata()?.len() != self.size {
+        if !size(&file).is_ok_and(|bytes| bytes == self.size) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         for (source, range) in self.pieces(0..self.size) {
