@@ -107,11 +107,13 @@ pub struct Machine {
 }
 
 /// The devices of a machine that are its own choice. Their descriptors follow in
-/// this order: the disks' in order.
+/// this order: the disks' in order, then the net device's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Devices {
     /// Disks; the first is the guest's `vda`.
     pub disks: Vec<Disk>,
+    /// The network, if there is one.
+    pub net: Option<Net>,
 }
 
 impl Devices {
@@ -120,13 +122,15 @@ impl Devices {
     pub fn read_only_disks(count: usize) -> Self {
         Self {
             disks: vec![Disk::ReadOnly; count],
+            net: None,
         }
     }
 
     /// How many descriptors follow for them.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        self.disks.iter().map(Disk::descriptors).sum()
+        let disks = self.disks.iter().map(Disk::descriptors);
+        disks.sum::<usize>() + usize::from(self.net.is_some())
     }
 }
 
@@ -154,6 +158,14 @@ impl Disk {
             Self::Scratch { .. } => 2,
         }
     }
+}
+
+/// The net device of a machine. Descriptor: a tap (`IFF_TAP`, `IFF_NO_PI`,
+/// `IFF_VNET_HDR`) that belongs to this machine alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Net {
+    /// The guest's address.
+    pub mac: [u8; 6],
 }
 
 /// VMM to agent.

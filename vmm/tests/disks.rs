@@ -44,7 +44,7 @@ fn snapshot() -> &'static BareSnapshot {
     SNAPSHOT.get_or_init(|| {
         let (first, second) = (base(), base());
         let disks = scratch([&first, &second]);
-        let extra = Extra { scratch: &disks };
+        let extra = with(&disks);
         let before = "write('vdc', 5000 * 512, b'S' * 8192); on_range(0x1277, 'vdc', 0, 1 << 20)";
         Bare::snapshot(&extra, before)
     })
@@ -53,6 +53,13 @@ fn snapshot() -> &'static BareSnapshot {
 /// The disks of one life of the snapshot.
 fn own_disks() -> [Scratch; 2] {
     scratch([&snapshot().disks[0], &snapshot().disks[1]])
+}
+
+fn with(disks: &[Scratch]) -> Extra<'_> {
+    Extra {
+        scratch: disks,
+        ..Extra::default()
+    }
 }
 
 fn taken(file: &File) -> u64 {
@@ -73,7 +80,7 @@ fn a_disk_holds_what_it_held_at_the_snapshot_and_never_more() {
     held.disks[0].read_exact_at(&mut bytes, 5000 * 512).unwrap();
     assert_eq!(bytes, [b'S'; 8192]);
     assert!(taken(&held.disks[0]) <= 8 * MIB, "a hole stays a hole");
-    let mut machine = held.restore(&Extra { scratch: &disks });
+    let mut machine = held.restore(&with(&disks));
     assert_eq!(machine.vmm.differences(), Vec::<String>::new());
     for round in 0..3 {
         machine.resume();
@@ -105,7 +112,7 @@ result = [read('vdc', 512, 65536) == b'w' * 65536, read('vdc', 0, 512) == bytes(
 #[test]
 fn a_reset_in_the_middle_of_writes_is_complete() {
     let disks = own_disks();
-    let mut machine = snapshot().restore(&Extra { scratch: &disks });
+    let mut machine = snapshot().restore(&with(&disks));
     for round in 0..3 {
         machine.resume();
         machine.begin("for n in range(1 << 30): write('vdc', (n % 100) << 18, b'w' * 65536)");
@@ -123,7 +130,7 @@ fn a_reset_in_the_middle_of_writes_is_complete() {
 #[test]
 fn a_discard_frees_what_the_disk_takes_up() {
     let disks = own_disks();
-    let mut machine = snapshot().restore(&Extra { scratch: &disks });
+    let mut machine = snapshot().restore(&with(&disks));
     machine.resume();
     machine.run("write('vdc', 8 << 20, b'd' * (1 << 20))");
     assert_eq!(taken(&disks[0].overlay), MIB);
@@ -149,7 +156,7 @@ const EIO: i32 = 5;
 #[test]
 fn what_fails_on_the_host_is_an_io_error_to_the_guest() {
     let disks = own_disks();
-    let mut machine = snapshot().restore(&Extra { scratch: &disks });
+    let mut machine = snapshot().restore(&with(&disks));
     machine.resume();
     // Over the limit: nothing more is taken up, and what is there stays.
     let over = machine.run(
@@ -187,7 +194,7 @@ fn what_fails_on_the_host_is_an_io_error_to_the_guest() {
         },
         Scratch::over(&cut, SIZE),
     ];
-    let mut machine = snapshot().restore(&Extra { scratch: &disks });
+    let mut machine = snapshot().restore(&with(&disks));
     cut.set_len(4 * MIB).unwrap();
     for round in 0..2 {
         machine.resume();
@@ -211,7 +218,7 @@ fn what_fails_on_the_host_is_an_io_error_to_the_guest() {
 #[test]
 fn disks_are_told_apart_and_say_what_they_can() {
     let disks = own_disks();
-    let mut machine = snapshot().restore(&Extra { scratch: &disks });
+    let mut machine = snapshot().restore(&with(&disks));
     machine.resume();
     let told = machine.run(
         "get = lambda disk, name: open(f'/sys/block/{disk}/{name}').read().strip()

@@ -35,6 +35,7 @@ use crate::devices::serial::Serial;
 use crate::memory::GuestRam;
 use crate::poll::Ready;
 use crate::virtio::block::Block;
+use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::{MmioDevice, Transport};
 use crate::virtio::vsock::Vsock;
@@ -46,6 +47,7 @@ pub struct Bus {
     serial: Serial,
     i8042: I8042,
     vsock: Transport<Vsock>,
+    net: Option<Transport<Net>>,
     disks: Vec<Transport<Block>>,
     rng: Transport<Rng>,
 }
@@ -53,16 +55,24 @@ pub struct Bus {
 impl Bus {
     /// Index of the vsock device.
     pub const VSOCK: u8 = 0;
+    /// Index of the net device, if there is one.
+    pub const NET: u8 = 1;
 
     /// Puts the devices on the bus; the first disk is the guest's `vda`.
     ///
     /// # Errors
     /// [`TooManyDevices`] when they do not fit the layout.
-    pub fn new(serial: Serial, vsock: Vsock, disks: Vec<Block>) -> Result<Self, TooManyDevices> {
+    pub fn new(
+        serial: Serial,
+        vsock: Vsock,
+        net: Option<Net>,
+        disks: Vec<Block>,
+    ) -> Result<Self, TooManyDevices> {
         let bus = Self {
             serial,
             i8042: I8042::default(),
             vsock: Transport::new(vsock),
+            net: net.map(Transport::new),
             disks: disks.into_iter().map(Transport::new).collect(),
             rng: Transport::new(Rng::default()),
         };
@@ -194,6 +204,18 @@ impl Bus {
         self.vsock.device_mut().detach_channel();
     }
 
+    /// Drops the frames that wait for a guest which is about to run: they were sent to
+    /// an earlier life.
+    ///
+    /// # Errors
+    /// When the tap cannot be read, or frames come faster than they are dropped.
+    pub fn drop_queued_frames(&self) -> io::Result<()> {
+        match &self.net {
+            Some(net) => Ok(net.device().drop_queued()?),
+            None => Ok(()),
+        }
+    }
+
     /// Whether no device has work in flight, so that [`Bus::save`] can succeed.
     /// Notifications that still sit in ioeventfds are not known here.
     #[must_use]
@@ -234,6 +256,7 @@ impl Bus {
             serial: self.serial.save(),
             i8042: self.i8042.save(),
             vsock: self.vsock.save(),
+            net: self.net.as_ref().map(Transport::save),
             disks: self.disks.iter().map(Transport::save).collect(),
             rng: self.rng.save(),
         })
@@ -259,6 +282,15 @@ impl Bus {
         self.vsock
             .restore(&state.vsock, ram)
             .map_err(RestoreError::Vsock)?;
+        match (&mut self.net, &state.net) {
+            (Some(net), Some(state)) => net.restore(state, ram).map_err(RestoreError::Net)?,
+            (None, None) => {}
+            (_, snapshot) => {
+                return Err(RestoreError::NetPresence {
+                    snapshot: snapshot.is_some(),
+                });
+            }
+        }
         for (index, (disk, state)) in self.disks.iter_mut().zip(&state.disks).enumerate() {
             disk.restore(state, ram)
                 .map_err(|source| RestoreError::Disk { index, source })?;
@@ -275,21 +307,31 @@ impl Bus {
     /// The virtio devices in the order of their indices, windows and interrupt lines.
     fn devices(&self) -> impl Iterator<Item = &dyn MmioDevice> {
         let Self {
-            vsock, disks, rng, ..
+            vsock,
+            net,
+            disks,
+            rng,
+            ..
         } = self;
         let (vsock, rng): (&dyn MmioDevice, &dyn MmioDevice) = (vsock, rng);
+        let net = net.iter().map(|net| -> &dyn MmioDevice { net });
         let disks = disks.iter().map(|disk| -> &dyn MmioDevice { disk });
-        once(vsock).chain(disks).chain(once(rng))
+        once(vsock).chain(net).chain(disks).chain(once(rng))
     }
 
     /// As [`Bus::devices`].
     fn devices_mut(&mut self) -> impl Iterator<Item = &mut dyn MmioDevice> {
         let Self {
-            vsock, disks, rng, ..
+            vsock,
+            net,
+            disks,
+            rng,
+            ..
         } = self;
         let (vsock, rng): (&mut dyn MmioDevice, &mut dyn MmioDevice) = (vsock, rng);
+        let net = net.iter_mut().map(|net| -> &mut dyn MmioDevice { net });
         let disks = disks.iter_mut().map(|disk| -> &mut dyn MmioDevice { disk });
-        once(vsock).chain(disks).chain(once(rng))
+        once(vsock).chain(net).chain(disks).chain(once(rng))
     }
 
     /// Device `index` and its interrupt line.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::devices::i8042::I8042V1;
 use crate::devices::serial::{SerialRestoreError, SerialV1};
 use crate::virtio::block::BlockV1;
+use crate::virtio::net::NetV1;
 use crate::virtio::rng::RngV1;
 use crate::virtio::transport::{VirtioRestoreError, VirtioV1};
 use crate::virtio::vsock::VsockV1;
@@ -21,6 +22,8 @@ pub struct BusV1 {
     pub i8042: I8042V1,
     /// The vsock.
     pub vsock: VirtioV1<VsockV1>,
+    /// The net device, if there is one.
+    pub net: Option<VirtioV1<NetV1>>,
     /// The disks, in order.
     pub disks: Vec<VirtioV1<BlockV1>>,
     /// The entropy device.
@@ -75,6 +78,15 @@ pub enum RestoreError {
     /// The vsock's state.
     #[error("state of the vsock")]
     Vsock(#[source] VirtioRestoreError),
+    /// The net device's state.
+    #[error("state of the net device")]
+    Net(#[source] VirtioRestoreError),
+    /// Only one of snapshot and machine has a net device.
+    #[error("a net device is in the {} alone", if *snapshot { "snapshot" } else { "machine" })]
+    NetPresence {
+        /// Whether it is the snapshot.
+        snapshot: bool,
+    },
     /// A disk's state.
     #[error("state of disk {index}")]
     Disk {

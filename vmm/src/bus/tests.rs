@@ -27,7 +27,7 @@ fn vsock() -> Vsock {
 }
 
 fn bus() -> Bus {
-    Bus::new(Serial::mute(), vsock(), vec![disk(8), disk(16)]).unwrap()
+    Bus::new(Serial::mute(), vsock(), None, vec![disk(8), disk(16)]).unwrap()
 }
 
 fn read32(bus: &mut Bus, address: u64) -> u32 {
@@ -114,8 +114,8 @@ fn nobody_elsewhere() {
 #[test]
 fn too_many_devices_are_refused() {
     let disks = |count| (0..count).map(|_| disk(1)).collect();
-    assert!(Bus::new(Serial::mute(), vsock(), disks(14)).is_ok());
-    let refused = Bus::new(Serial::mute(), vsock(), disks(15)).err();
+    assert!(Bus::new(Serial::mute(), vsock(), None, disks(14)).is_ok());
+    let refused = Bus::new(Serial::mute(), vsock(), None, disks(15)).err();
     assert_eq!(refused, Some(TooManyDevices { devices: 17 }));
 }
 
@@ -123,7 +123,7 @@ fn too_many_devices_are_refused() {
 fn ports_reach_their_devices() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let serial = Serial::new(writer.into()).unwrap();
-    let mut bus = Bus::new(serial, vsock(), Vec::new()).unwrap();
+    let mut bus = Bus::new(serial, vsock(), None, Vec::new()).unwrap();
     assert_eq!(bus.pio_write(0x3f8, b"log line"), Effects::NONE);
     let mut got = [0; 8];
     reader.read_exact(&mut got).unwrap();
@@ -168,7 +168,7 @@ fn a_request_interrupts_on_its_own_line() {
 fn the_channel_is_polled_when_the_guest_opened_it() {
     let (poll, ram) = (HostPoll::new().unwrap(), ram());
     let vsock = Vsock::new(poll.device(Bus::VSOCK));
-    let mut bus = Bus::new(Serial::mute(), vsock, Vec::new()).unwrap();
+    let mut bus = Bus::new(Serial::mute(), vsock, None, Vec::new()).unwrap();
     let (ours, mut host) = UnixStream::pair().unwrap();
     bus.attach_channel(ours.into()).unwrap();
     host.write_all(b"early").unwrap();

@@ -9,7 +9,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use snapback_proto::control::{
-    Command, ControlError, Devices, Disk, Event, Failure, Machine, Reply, VmmMessage, receive, send,
+    Command, ControlError, Devices, Disk, Event, Failure, Machine, Net, Reply, VmmMessage, receive,
+    send,
 };
 use snapback_proto::words::chain;
 
@@ -83,6 +84,17 @@ pub struct RestoreFiles {
 pub struct DeviceFiles {
     /// Disks, `vda` first.
     pub disks: Vec<DiskFiles>,
+    /// The net device, if there is one.
+    pub net: Option<NetFiles>,
+}
+
+/// A [`Net`] with its descriptor.
+#[derive(Debug)]
+pub struct NetFiles {
+    /// The guest's address.
+    pub mac: [u8; 6],
+    /// The tap.
+    pub tap: OwnedFd,
 }
 
 /// A [`Disk`] with its descriptors.
@@ -278,7 +290,14 @@ impl DeviceFiles {
                 },
             });
         }
-        Some(Self { disks })
+        let net = match devices.net {
+            Some(Net { mac }) => Some(NetFiles {
+                mac,
+                tap: fds.next()?,
+            }),
+            None => None,
+        };
+        Some(Self { disks, net })
     }
 }
 
@@ -320,11 +339,12 @@ mod tests {
                     },
                     Disk::ReadOnly,
                 ],
+                net: Some(Net { mac: [2; 6] }),
             },
         };
         let cases = [
             (boot, 7),
-            (restore, 6),
+            (restore, 7),
             (Command::Run, 1),
             (Command::Reset, 0),
             (Command::Verify, 0),

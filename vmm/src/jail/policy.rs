@@ -201,6 +201,7 @@ pub const NOT_IMPLEMENTED: &[(c_long, &str)] = &[
 
 const KVM: u32 = 0xae;
 const UFFD: u32 = 0xaa;
+const TUN: u32 = 0x54;
 
 const fn io(kind: u32, number: u32, name: &'static str) -> Ioctl {
     Ioctl {
@@ -299,6 +300,10 @@ pub const IOCTLS: &[Ioctl] = &[
     iowr(UFFD, 0x00, 32, "UFFDIO_REGISTER"),
     ior(UFFD, 0x01, 16, "UFFDIO_UNREGISTER"),
     ior(UFFD, 0x02, 16, "UFFDIO_WAKE"),
+    // A tap that was handed over: what it is, and what its guest takes over.
+    iow(TUN, 0xd0, 4, "TUNSETOFFLOAD"),
+    iow(TUN, 0xd8, 4, "TUNSETVNETHDRSZ"),
+    ior(TUN, 0xd2, 4, "TUNGETIFF"),
     // A descriptor becomes non-blocking.
     Ioctl {
         number: 0x5421,

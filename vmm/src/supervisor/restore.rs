@@ -76,6 +76,7 @@ fn shape(blank: &Blank, files: &DeviceFiles) -> MachineV1 {
         vcpus: blank.shape.vcpus,
         devices: DevicesV1 {
             disks: disks.collect(),
+            net: files.net.is_some(),
         },
     }
 }

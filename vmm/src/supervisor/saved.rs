@@ -32,6 +32,8 @@ pub struct MachineV1 {
 pub struct DevicesV1 {
     /// Its disks, in order.
     pub disks: Vec<DiskV1>,
+    /// Whether it has a net device.
+    pub net: bool,
 }
 
 /// A kind of disk.

@@ -68,6 +68,21 @@ pub fn readv<B: BitmapSlice>(
     Ok(read)
 }
 
+/// Writes guest memory to a descriptor without positions, as `writev(2)`. Returns the
+/// bytes written.
+///
+/// # Errors
+/// As [`preadv`].
+pub fn writev<B: BitmapSlice>(
+    fd: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_, B>],
+) -> io::Result<usize> {
+    with_iovecs(slices, |iov, count| {
+        // SAFETY: as in `pwritev`.
+        unsafe { libc::writev(fd.as_raw_fd(), iov, count) }
+    })
+}
+
 /// Writes guest memory to a stream, as `sendmsg(2)` with `MSG_NOSIGNAL`, so that
 /// a closed peer is an error and not a signal. Returns the bytes written.
 ///

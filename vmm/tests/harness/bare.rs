@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
-use snapback_proto::control::{self, Devices, Disk, Reply};
+use snapback_proto::control::{self, Devices, Disk, Net, Reply};
 use snapback_vmm::sys::memfd;
 
 use super::guest::{asset, serial, stream_pair};
@@ -90,11 +90,17 @@ impl Scratch {
     }
 }
 
-/// The devices of a bare guest beside its system: `vdc` and further.
+/// The devices of a bare guest beside its system.
 #[derive(Default)]
 pub struct Extra<'a> {
+    /// `vdc` and further.
     pub scratch: &'a [Scratch],
+    /// The host's end of `eth0`.
+    pub tap: Option<&'a OwnedFd>,
 }
+
+/// The guest's address on its link.
+pub const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x2a];
 
 /// A machine with such a guest.
 pub struct Bare {
@@ -128,6 +134,7 @@ fn devices(extra: &Extra<'_>) -> Devices {
         .extend(extra.scratch.iter().map(|disk| Disk::Scratch {
             overlay_limit: disk.limit,
         }));
+    devices.net = extra.tap.map(|_| Net { mac: MAC });
     devices
 }
 
@@ -142,6 +149,7 @@ fn descriptors<'a>(
     for disk in extra.scratch {
         fds.extend([&disk.base as &dyn AsFd, &disk.overlay]);
     }
+    fds.extend(extra.tap.map(|tap| -> &dyn AsFd { tap }));
     fds
 }
 
@@ -247,6 +255,13 @@ impl Bare {
 impl BareSnapshot {
     /// Puts it into a new machine, which stands still.
     pub fn restore(&self, extra: &Extra<'_>) -> Bare {
+        let (machine, reply) = self.try_restore(extra);
+        assert_eq!(reply, Reply::Restored);
+        machine
+    }
+
+    /// As [`BareSnapshot::restore`], whatever the answer is.
+    pub fn try_restore(&self, extra: &Extra<'_>) -> (Bare, Reply) {
         let vmm = Vmm::start();
         vmm.prepare(SHAPE);
         super::fill_holes(&self.memory, SHAPE);
@@ -256,7 +271,7 @@ impl BareSnapshot {
         let serial = serial();
         let first: [&dyn AsFd; 3] = [&self.memory, &self.state, &serial];
         let fds = descriptors(&first, &self.system, extra);
-        assert_eq!(vmm.ask(&command, &fds).0, Reply::Restored);
-        Bare { vmm, channel: None }
+        let (reply, _) = vmm.ask(&command, &fds);
+        (Bare { vmm, channel: None }, reply)
     }
 }

@@ -33,7 +33,7 @@ use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
-pub use bare::{Bare, BareSnapshot, Extra, Scratch};
+pub use bare::{Bare, BareSnapshot, Extra, MAC, Scratch};
 pub use guest::{Shape, Snapshot, boot_and_snapshot, snapshot};
 use guest::{serial, stream_pair};
 

@@ -370,7 +370,9 @@ impl VirtioDevice for Block {
         ram: &GuestRam,
     ) -> Result<Progress, DeviceError> {
         on_queue(queues, index, |queue| {
-            queue.serve(ram, BYTES_PER_CALL, |chain, ram| self.answer(chain, ram))
+            queue.serve(ram, BYTES_PER_CALL, |chain, ram| {
+                self.answer(chain, ram).map(Some)
+            })
         })
     }
 

@@ -44,7 +44,8 @@ impl Served {
 
 impl VirtQueue {
     /// Answers the chains that are available, one after the other: at most as many
-    /// as the queue is long, and none after `bytes` bytes were moved.
+    /// as the queue is long, and none after `bytes` bytes were moved. When `answer`
+    /// says `None`, it cannot be done now: the chain stays, and nothing follows it.
     ///
     /// # Errors
     /// [`QueueError`] when ring or chain are broken, or when `answer` says so.
@@ -52,14 +53,17 @@ impl VirtQueue {
         &mut self,
         ram: &GuestRam,
         bytes: u64,
-        mut answer: impl FnMut(&Chain, &GuestRam) -> Result<Served, QueueError>,
+        mut answer: impl FnMut(&Chain, &GuestRam) -> Result<Option<Served>, QueueError>,
     ) -> Result<Progress, QueueError> {
         let mut moved = 0_u64;
         for _ in 0..self.size() {
             let Some(chain) = self.pop(ram)? else {
                 return Ok(Progress::Done);
             };
-            let served = answer(&chain, ram)?;
+            let Some(served) = answer(&chain, ram)? else {
+                self.undo_pop();
+                return Ok(Progress::Done);
+            };
             let written = u32::try_from(served.written).unwrap_or(u32::MAX);
             self.push_used(ram, chain.head, written)?;
             moved += served.moved;

@@ -70,7 +70,9 @@ impl VirtioDevice for Rng {
         ram: &GuestRam,
     ) -> Result<Progress, DeviceError> {
         on_queue(queues, index, |queue| {
-            queue.serve(ram, BYTES_PER_CALL, Self::answer)
+            queue.serve(ram, BYTES_PER_CALL, |chain, ram| {
+                Self::answer(chain, ram).map(Some)
+            })
         })
     }
 
