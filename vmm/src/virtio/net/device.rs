@@ -65,8 +65,6 @@ pub struct Net {
     pub(super) rx_starved: bool,
     /// A frame waits for the tap.
     pub(super) tx_blocked: bool,
-    /// Frames of the guest that the tap did not take.
-    pub(super) tx_dropped: u64,
     /// The tap could not be made ready for this driver.
     broken: Option<Errno>,
 }
@@ -103,7 +101,6 @@ impl Net {
             room: MAX_PLAIN,
             rx_starved: false,
             tx_blocked: false,
-            tx_dropped: 0,
             broken: None,
         })
     }
@@ -123,12 +120,6 @@ impl Net {
             }
         }
         Err(Errno::NOBUFS)
-    }
-
-    /// Frames of the guest that the tap did not take.
-    #[must_use]
-    pub fn tx_dropped(&self) -> u64 {
-        self.tx_dropped
     }
 
     /// Makes the tap ready for a driver that accepted `features`.
@@ -266,7 +257,6 @@ impl VirtioDevice for Net {
                 machine: self.mac,
             });
         }
-        self.tx_dropped = 0;
         self.broken
             .map_or(Ok(()), |error| Err(DeviceRestoreError::Tap(error)))
     }

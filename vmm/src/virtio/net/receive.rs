@@ -89,6 +89,7 @@ impl Net {
         // A driver that offers its memory in crumbs gets what fits into these.
         slices.truncate(MAX_SLICES);
         match volatile_io::readv(self.tap.as_fd(), &slices) {
+            Ok(0) => Ok(Err(io::ErrorKind::UnexpectedEof)),
             Ok(bytes) => Ok(Ok(u64::try_from(bytes).unwrap_or(0))),
             Err(error) => Ok(Err(error.kind())),
         }
