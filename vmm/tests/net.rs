@@ -12,11 +12,15 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use harness::{Bare, BareSnapshot, Extra, MAC};
+use harness::{
+    Cache, Console, Extra, MAC, Shape, Snapshot, TestMachine, Vmm, begin, boot_root_with, finish,
+    restore_onto, restored_with, result_of,
+};
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
 use snapback_vmm::sys::{jail, tap};
@@ -81,12 +85,21 @@ def check(connection):
         count += len(data)
     return count";
 
-fn snapshot() -> &'static BareSnapshot {
-    static SNAPSHOT: OnceLock<BareSnapshot> = OnceLock::new();
+fn snapshot() -> &'static Snapshot {
+    static SNAPSHOT: OnceLock<Snapshot> = OnceLock::new();
     SNAPSHOT.get_or_init(|| {
         let tap = own_tap();
-        Bare::snapshot(&on(&tap), SET_UP)
+        let booted = boot_root_with(Shape::SMALL, &on(&tap));
+        result_of(&booted.channel, SET_UP);
+        booted.snapshot()
     })
+}
+
+/// A life of it on a tap of its own, in a namespace of its own.
+fn restored() -> (TestMachine, OwnedFd) {
+    let snapshot = snapshot();
+    let tap = own_tap();
+    (restored_with(snapshot, Cache::Warm, &on(&tap)), tap)
 }
 
 fn on(tap: &OwnedFd) -> Extra<'_> {
@@ -124,55 +137,58 @@ const BLOCKS: usize = 40;
 const LENGTH: usize = BLOCKS * 251 * 1000;
 
 /// A transfer each way, both checked byte by byte.
-fn transfer(machine: &mut Bare) {
+fn transfer(guest: &UnixStream) {
     // From the guest, which connects.
     let listener = TcpListener::bind((HOST, 8080)).unwrap();
-    machine.begin(&format!(
-        "c = socket.create_connection(('{HOST}', 8080), 20); send(c, {BLOCKS}); c.close()"
-    ));
+    begin(
+        guest,
+        &format!(
+            "c = socket.create_connection(('{HOST}', 8080), 20); send(c, {BLOCKS}); c.close()"
+        ),
+    );
     let (mut stream, peer) = listener.accept().unwrap();
     assert_eq!(peer.ip().to_string(), GUEST);
     assert_eq!(check(&mut stream), LENGTH);
-    machine.finish();
+    finish(guest);
     // To the guest, which is connected to.
-    machine.begin("c, _ = listener.accept(); result = check(c); c.close()");
+    begin(
+        guest,
+        "c, _ = listener.accept(); result = check(c); c.close()",
+    );
     let mut stream = TcpStream::connect((GUEST, 80)).unwrap();
     let block: Vec<u8> = (0..251 * 1000).map(pattern).collect();
     for _ in 0..BLOCKS {
         stream.write_all(&block).unwrap();
     }
     drop(stream);
-    assert_eq!(machine.finish(), json!(LENGTH));
+    assert_eq!(finish(guest), json!(LENGTH));
 }
 
 #[test]
 fn tcp_is_exact_both_ways_in_every_life_and_in_large_segments() {
-    let snapshot = snapshot();
-    let tap = own_tap();
-    let mut machine = snapshot.restore(&on(&tap));
-    assert_eq!(machine.vmm.differences(), Vec::<String>::new());
+    let (machine, _tap) = restored();
+    assert_eq!(machine.differences(), Vec::<String>::new());
     for round in 0..3 {
-        machine.resume();
+        let guest = machine.run();
         let before = counters();
-        transfer(&mut machine);
+        transfer(&guest);
         let [from_guest, to_guest] = per_packet(&before, &counters());
         println!("bytes per packet: {from_guest} from the guest, {to_guest} to it");
         // Acknowledgements included, a packet is larger than the link's largest.
         assert!(from_guest > MTU, "{from_guest}");
         assert!(to_guest > MTU, "{to_guest}");
         println!("{:?}", machine.reset());
-        let differences = machine.vmm.differences();
+        let differences = machine.differences();
         assert_eq!(differences, Vec::<String>::new(), "round {round}");
     }
 }
 
 #[test]
 fn the_guest_sees_its_address_and_takes_what_is_offered() {
-    let snapshot = snapshot();
-    let tap = own_tap();
-    let mut machine = snapshot.restore(&on(&tap));
-    machine.resume();
-    let seen = machine.run(
+    let (machine, _tap) = restored();
+    let guest = machine.run();
+    let seen = result_of(
+        &guest,
         "link = '/sys/class/net/eth0/'
 features = open(link + 'device/features').read()
 result = [open(link + name).read().strip() for name in ('address', 'carrier', 'mtu')]
@@ -188,9 +204,7 @@ result.append([bit for bit in range(64) if features[bit] == '1'])",
 
 #[test]
 fn a_frame_for_one_life_does_not_reach_the_next() {
-    let snapshot = snapshot();
-    let tap = own_tap();
-    let mut machine = snapshot.restore(&on(&tap));
+    let (machine, _tap) = restored();
     let host = UdpSocket::bind((HOST, 99)).unwrap();
     let link = MAC.map(|byte| format!("{byte:02x}")).join(":");
     // The host knows its neighbour, or its frames would not get as far as the tap.
@@ -211,47 +225,49 @@ fn a_frame_for_one_life_does_not_reach_the_next() {
         for _ in 0..700 {
             host.send_to(b"stale", (GUEST, 9)).unwrap();
         }
-        machine.resume();
+        let guest = machine.run();
         let fresh = format!("fresh {round}");
-        machine.begin(hear);
+        begin(&guest, hear);
         // The guest runs, and what is sent from now on is meant for it.
         host.send_to(fresh.as_bytes(), (GUEST, 9)).unwrap();
-        assert_eq!(machine.finish(), json!(fresh), "round {round}");
+        assert_eq!(finish(&guest), json!(fresh), "round {round}");
         // Frames and answers in flight when the life ends.
-        machine.begin(&format!(
-            "while True: udp.sendto(b'x' * 1400, ('{HOST}', 99))"
-        ));
+        begin(
+            &guest,
+            &format!("while True: udp.sendto(b'x' * 1400, ('{HOST}', 99))"),
+        );
         let mut answer = [0; 1500];
         assert_eq!(host.recv(&mut answer).unwrap(), 1400);
         for _ in 0..100 {
             host.send_to(b"late", (GUEST, 9)).unwrap();
         }
         machine.reset();
-        let differences = machine.vmm.differences();
+        let differences = machine.differences();
         assert_eq!(differences, Vec::<String>::new(), "round {round}");
         host.set_nonblocking(true).unwrap();
         while host.recv(&mut answer).is_ok() {}
         host.set_nonblocking(false).unwrap();
     }
-    machine.resume();
-    transfer(&mut machine);
+    let guest = machine.run();
+    transfer(&guest);
 }
 
 #[test]
 fn a_reset_in_the_middle_of_transfers_is_complete() {
-    let snapshot = snapshot();
-    let tap = own_tap();
-    let mut machine = snapshot.restore(&on(&tap));
+    let (machine, _tap) = restored();
     let listener = TcpListener::bind((HOST, 8080)).unwrap();
     for round in 0..3 {
-        machine.resume();
-        machine.begin(&format!(
-            "def answer():
+        let guest = machine.run();
+        begin(
+            &guest,
+            &format!(
+                "def answer():
     c, _ = listener.accept()
     while True: c.sendall(c.recv(1 << 16))
 threading.Thread(target=answer).start()
 c = socket.create_connection(('{HOST}', 8080), 20); send(c, 1 << 30)"
-        ));
+            ),
+        );
         let (mut from, _) = listener.accept().unwrap();
         let mut to = TcpStream::connect((GUEST, 80)).unwrap();
         let mut bytes = vec![0; 1 << 20];
@@ -259,19 +275,22 @@ c = socket.create_connection(('{HOST}', 8080), 20); send(c, 1 << 30)"
         to.write_all(&bytes[..1 << 16]).unwrap();
         to.read_exact(&mut bytes[..1 << 16]).unwrap();
         machine.reset();
-        let differences = machine.vmm.differences();
+        let differences = machine.differences();
         assert_eq!(differences, Vec::<String>::new(), "round {round}");
     }
-    machine.resume();
+    let guest = machine.run();
     drop(listener);
-    transfer(&mut machine);
+    transfer(&guest);
 }
 
 #[test]
 fn what_is_no_tap_with_headers_is_refused() {
     let snapshot = snapshot();
     let nothing: OwnedFd = tempfile::tempfile().unwrap().into();
-    let reply = snapshot.try_restore(&on(&nothing)).1;
+    let vmm = Vmm::start();
+    vmm.prepare(snapshot.shape);
+    let files: [&dyn AsFd; 3] = [&snapshot.memory, &snapshot.state, &Console::new().1];
+    let (reply, _) = restore_onto(&vmm, snapshot, &on(&nothing), files);
     let reply = format!("{reply:?}");
     assert!(reply.contains("the tap cannot be set up"), "{reply}");
 }

@@ -128,7 +128,7 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_fallocate, "fallocate", OneOf { argument: 1, values: &[HOLE] }, All,
         "scratch disks give space back; nothing is allocated ahead"),
     call(libc::SYS_fdatasync, "fdatasync", Always, All, "a guest flushes its scratch disk"),
-    call(libc::SYS_lseek, "lseek", Always, All, "length of a file; what a scratch disk holds"),
+    call(libc::SYS_lseek, "lseek", Always, All, "holes of a snapshot's memory, of scratch disks"),
     call(libc::SYS_fstat, "fstat", Always, All, "length and kind of a passed file"),
     call(libc::SYS_fcntl, "fcntl", OneOf { argument: 1, values: FCNTLS }, All, "duplicates, flags"),
     call(libc::SYS_close, "close", Always, All, "descriptors end with their owner"),
@@ -159,6 +159,8 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_munmap, "munmap", Always, All, "heap, stacks of ended threads"),
     call(libc::SYS_mremap, "mremap", Always, All, "the heap grows a large block"),
     call(libc::SYS_madvise, "madvise", Always, All, "populating and dropping guest pages; stacks"),
+    call(libc::SYS_mincore, "mincore", Always, Supervisor,
+        "which pages of a hole in the snapshot a machine has all the same"),
     call(libc::SYS_brk, "brk", Always, All, "heap"),
     // Threads of this process.
     call(libc::SYS_clone, "clone", OneOf { argument: 0, values: &[THREAD_FLAGS] }, Supervisor,

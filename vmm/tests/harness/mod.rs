@@ -1,15 +1,16 @@
 //! A VMM process driven by hand: what the agent does, in a few functions, over
 //! the real control protocol, with a real guest.
 
-#![allow(dead_code, unused_imports, reason = "no test file uses all of it")]
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     reason = "test code: a panic is how it fails"
 )]
+#![allow(dead_code, unused_imports, reason = "each test program uses its part")]
 
-mod bare;
+mod console;
+mod devices;
 mod guest;
 
 use std::fs::File;
@@ -25,17 +26,21 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use snapback_proto::CONTROL_VERSION;
 use snapback_proto::control::{
-    self, CONTROL_FD, Devices, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
+    self, CONTROL_FD, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
 };
 use snapback_proto::frame::{read_frame, write_frame};
-use snapback_proto::guest::{GuestMessage, HostMessage, Invoke, Resume};
+use snapback_proto::guest::{GuestMessage, HostMessage, Identity, Invoke, Resume};
 use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
-pub use bare::{Bare, BareSnapshot, Extra, MAC, Scratch};
-pub use guest::{Shape, Snapshot, boot_and_snapshot, snapshot};
-use guest::{serial, stream_pair};
+pub use console::Console;
+pub use devices::{Extra, MAC, Scratch, begin, finish, result_of};
+use guest::stream_pair;
+pub use guest::{
+    Booted, PATTERN, Shape, Snapshot, boot_and_snapshot, boot_root, boot_root_with, code_answer,
+    execute, send_code, snapshot,
+};
 
 const PAGE: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -105,6 +110,7 @@ impl Vmm {
             control_version: CONTROL_VERSION,
             memory_mib: shape.memory_mib,
             vcpus: shape.vcpus,
+            template: shape.template,
         };
         match self.ask(&control::Command::Prepare(machine), &[]) {
             (Reply::Prepared { ranges }, mut fds) => {
@@ -158,6 +164,7 @@ fn wall_clock_ns() -> u64 {
 pub struct TestMachine {
     pub vmm: Vmm,
     pub faults: Arc<AtomicU64>,
+    pub console: Console,
     generation: u64,
 }
 
@@ -176,6 +183,11 @@ pub fn restored(cache: Cache) -> TestMachine {
 }
 
 pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
+    restored_with(snapshot, cache, &Extra::default())
+}
+
+/// As [`restored_from`], of a machine with further devices.
+pub fn restored_with(snapshot: &Snapshot, cache: Cache, extra: &Extra<'_>) -> TestMachine {
     let shape = snapshot.shape;
     let vmm = Vmm::start();
     let (uffd, ranges) = vmm.prepare(shape);
@@ -196,11 +208,13 @@ pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
             cold
         }
     };
-    let (reply, _) = restore_command(&vmm, snapshot, &memory, &snapshot.state);
+    let (console, serial) = Console::new();
+    let (reply, _) = restore_onto(&vmm, snapshot, extra, [&memory, &snapshot.state, &serial]);
     assert_eq!(reply, Reply::Restored);
     TestMachine {
         vmm,
         faults,
+        console,
         generation: 0,
     }
 }
@@ -218,14 +232,21 @@ pub fn restore_command(
     memory: &OwnedFd,
     state: &File,
 ) -> (Reply, Vec<OwnedFd>) {
-    let disks = &snapshot.disks;
-    let fds: [&dyn AsFd; 5] = [memory, state, &serial(), &disks[0], &disks[1]];
-    vmm.ask(
-        &control::Command::Restore {
-            devices: Devices::read_only_disks(2),
-        },
-        &fds,
-    )
+    let serial = Console::new().1;
+    restore_onto(vmm, snapshot, &Extra::default(), [memory, state, &serial])
+}
+
+/// Restores `snapshot` with the devices `extra` from memory, state and serial output.
+pub fn restore_onto(
+    vmm: &Vmm,
+    snapshot: &Snapshot,
+    extra: &Extra<'_>,
+    files: [&dyn AsFd; 3],
+) -> (Reply, Vec<OwnedFd>) {
+    let mut fds = files.to_vec();
+    fds.extend(extra.descriptors(&snapshot.disks));
+    let devices = extra.devices();
+    vmm.ask(&control::Command::Restore { devices }, &fds)
 }
 
 /// Fills in each page that is asked for, until the machine is gone.
@@ -260,19 +281,28 @@ fn page_in(uffd: &Uffd, ranges: &[FaultRange], source: &File, into: &File, count
 }
 
 impl TestMachine {
-    /// Lets the guest run on a fresh channel and waits for its confirmation.
-    pub fn resume(&mut self) -> UnixStream {
-        let (mut channel, theirs) = stream_pair();
+    /// Lets the guest run on a fresh channel.
+    pub fn run(&self) -> UnixStream {
+        let (channel, theirs) = stream_pair();
         assert_eq!(
             self.vmm.ask(&control::Command::Run, &[&theirs]).0,
             Reply::Running
         );
-        drop(theirs);
+        channel
+    }
+
+    /// Lets the guest run on a fresh channel and waits for its confirmation.
+    pub fn resume(&mut self) -> UnixStream {
+        let mut channel = self.run();
         self.generation += 1;
         let resume = Resume {
             generation: self.generation,
             entropy: [7; 64],
             wall_clock_ns: wall_clock_ns(),
+            identity: Identity {
+                hostname: "guest".to_owned(),
+                ..Identity::default()
+            },
         };
         write_frame(&mut channel, &HostMessage::Resume(resume), b"").unwrap();
         let (confirmed, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
