@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "helpers of tests count as code outside tests"
 )]
 
@@ -13,7 +14,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use harness::{
 };
 use rustix::thread::UnshareFlags;
 use serde_json::{Value, json};
+use snapback_proto::control::{Command, Reply};
 use snapback_vmm::sys::{jail, tap};
 
 const HOST: &str = "10.0.0.1";
@@ -30,7 +32,10 @@ const GUEST: &str = "10.0.0.2";
 const MTU: u64 = 1500;
 
 fn ip(arguments: &[&str]) -> Vec<u8> {
-    let done = Command::new("ip").args(arguments).output().unwrap();
+    let done = process::Command::new("ip")
+        .args(arguments)
+        .output()
+        .unwrap();
     let error = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "ip {arguments:?}: {error}");
     done.stdout
@@ -293,4 +298,28 @@ fn what_is_no_tap_with_headers_is_refused() {
     let (reply, _) = restore_onto(&vmm, snapshot, &on(&nothing), files);
     let reply = format!("{reply:?}");
     assert!(reply.contains("the tap cannot be set up"), "{reply}");
+}
+
+#[test]
+fn a_machine_whose_tap_is_gone_goes_on_and_is_not_put_back() {
+    let (machine, _tap) = restored();
+    let guest = machine.run();
+    ip(&["link", "del", "tap0"]);
+    let sent = result_of(
+        &guest,
+        "udp.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+for _ in range(1000): udp.sendto(b'x', ('10.0.0.255', 9))
+result = 'sent'",
+    );
+    assert_eq!(sent, json!("sent"));
+    match machine.vmm.ask(&Command::Reset, &[]).0 {
+        Reply::Failed(failure) => {
+            assert_eq!(failure.section.as_deref(), None, "{failure:?}");
+            assert!(
+                failure.reason.contains("the tap cannot be made ready"),
+                "{failure:?}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -47,7 +47,7 @@ pub enum OpenError {
 }
 
 /// How the tap is told what its reader takes over.
-pub(super) type SetOffload = fn(BorrowedFd<'_>, Offload) -> io::Result<()>;
+pub(crate) type SetOffload = fn(BorrowedFd<'_>, Offload) -> io::Result<()>;
 
 /// The net device.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Net {
     }
 
     /// A device on a descriptor that moves one frame with its header per call.
-    pub(super) fn on(
+    pub(crate) fn on(
         tap: OwnedFd,
         mac: [u8; 6],
         poll: &DevicePoll,

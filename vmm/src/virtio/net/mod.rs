@@ -30,8 +30,9 @@ const TX: usize = 1;
 
 /// Bytes of the header before each frame (section 5.1.6).
 const HEADER: u64 = 12;
-/// Most bytes of header and frame that a guest may get that takes large TCP segments
-/// (section 5.1.6.3.1).
-const MAX_LARGE: u64 = 65562;
-/// The same for any other guest.
-const MAX_PLAIN: u64 = 1526;
+/// Most bytes before a frame's payload: the header, Ethernet's and a VLAN tag.
+const OVERHEAD: u64 = HEADER + 14 + 4;
+/// Most bytes of header and frame, when TCP segments may be as large as an IP packet.
+const MAX_LARGE: u64 = OVERHEAD + 65535;
+/// The same when they may not: Ethernet's payload.
+const MAX_PLAIN: u64 = OVERHEAD + 1500;
