@@ -12,6 +12,7 @@ mod testing;
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_mp_state};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use snapback_proto::cpu::CpuTemplate;
 use snapback_vmm::arch::x86_64::clock::{self, HostInstant, VcpuTimeV1};
 use snapback_vmm::arch::x86_64::processor::{self, Shape};
 use snapback_vmm::arch::x86_64::{TSS_ADDRESS, interrupts, msrs};
@@ -93,8 +94,8 @@ fn each_part_of_a_processor_restores() {
     for (part, change) in CHANGES {
         println!("{part}");
         let Machine { kvm, vm, mut vcpu } = machine();
-        let shape = Shape::of(&vm);
-        let indices = msrs::settable(&vcpu, &msrs::listed(&kvm).unwrap());
+        let shape = Shape::of(&vm, CpuTemplate::Host, &[]);
+        let indices = msrs::settable(&vcpu, &msrs::listed(&kvm, CpuTemplate::Host).unwrap());
         let at = HostInstant::now();
         assert_restores(
             &mut vcpu,
