@@ -235,6 +235,7 @@ impl Executor {
         let boot = Command::Boot {
             command_line: self.command_line.clone(),
             disks: count(&input.disks),
+            hub: false,
         };
         let control = &mut blank.process.control;
         let answer = control

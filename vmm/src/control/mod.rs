@@ -31,13 +31,22 @@ pub enum Request {
     Restore(RestoreFiles),
     /// See [`Command::Run`].
     Run {
-        /// Host end of the invocation channel.
-        channel: OwnedFd,
+        /// Host ends of what the guest connects to.
+        ends: HostEnds,
     },
     /// See [`Command::Reset`].
     Reset,
     /// See [`Command::Verify`].
     Verify,
+}
+
+/// The host's side of a lease.
+#[derive(Debug)]
+pub struct HostEnds {
+    /// Host end of the invocation channel.
+    pub channel: OwnedFd,
+    /// The vsock hub, when the guest may have other connections.
+    pub hub: Option<OwnedFd>,
 }
 
 /// What a machine boots from.
@@ -53,8 +62,8 @@ pub struct BootFiles {
     pub initramfs: File,
     /// Where serial output goes.
     pub serial: OwnedFd,
-    /// Host end of the invocation channel.
-    pub channel: OwnedFd,
+    /// Host ends of what the guest connects to.
+    pub ends: HostEnds,
     /// Disk images, `vda` first.
     pub disks: Vec<File>,
 }
@@ -150,10 +159,13 @@ impl Request {
             Command::Boot {
                 command_line,
                 disks,
+                hub,
             } => {
-                let expected = 5 + usize::from(disks);
-                let (head, disks) = split(fds, expected).ok_or(wrong(expected))?;
+                let expected = 5 + usize::from(hub) + usize::from(disks);
+                let (head, rest) = split(fds, expected).ok_or(wrong(expected))?;
                 let [memory, kernel, initramfs, serial, channel] = head;
+                let (ends, disks) = HostEnds::new(channel, hub, rest);
+                let disks = disks.into_iter().map(File::from).collect();
                 let (kernel, initramfs) = (kernel.into(), initramfs.into());
                 let files = BootFiles {
                     command_line,
@@ -161,7 +173,7 @@ impl Request {
                     kernel,
                     initramfs,
                     serial,
-                    channel,
+                    ends,
                     disks,
                 };
                 Ok(Self::Boot(files))
@@ -176,6 +188,7 @@ impl Request {
                 let expected = 3 + usize::from(disks);
                 let (head, disks) = split(fds, expected).ok_or(wrong(expected))?;
                 let [memory, state, serial] = head;
+                let disks = disks.into_iter().map(File::from).collect();
                 Ok(Self::Restore(RestoreFiles {
                     memory,
                     state: state.into(),
@@ -183,9 +196,11 @@ impl Request {
                     disks,
                 }))
             }
-            Command::Run => {
-                let [channel] = exactly(fds).ok_or(wrong(1))?;
-                Ok(Self::Run { channel })
+            Command::Run { hub } => {
+                let expected = 1 + usize::from(hub);
+                let ([channel], rest) = split(fds, expected).ok_or(wrong(expected))?;
+                let (ends, _) = HostEnds::new(channel, hub, rest);
+                Ok(Self::Run { ends })
             }
             Command::Reset => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
@@ -217,17 +232,25 @@ fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Option<[OwnedFd; N]> {
     fds.try_into().ok()
 }
 
-/// `N` descriptors by position and the rest as files, when there are `expected`
-/// in all.
+/// `N` descriptors by position and the rest, when there are `expected` in all.
 fn split<const N: usize>(
     mut fds: Vec<OwnedFd>,
     expected: usize,
-) -> Option<([OwnedFd; N], Vec<File>)> {
+) -> Option<([OwnedFd; N], Vec<OwnedFd>)> {
     if fds.len() != expected {
         return None;
     }
     let rest = fds.split_off(N);
-    Some((exactly(fds)?, rest.into_iter().map(File::from).collect()))
+    Some((exactly(fds)?, rest))
+}
+
+impl HostEnds {
+    /// Takes the hub off `rest`, if there is one.
+    fn new(channel: OwnedFd, hub: bool, rest: Vec<OwnedFd>) -> (Self, Vec<OwnedFd>) {
+        let mut rest = rest.into_iter();
+        let hub = if hub { rest.next() } else { None };
+        (Self { channel, hub }, rest.collect())
+    }
 }
 
 /// A failure as the agent is told of it: the error and all its sources.
@@ -259,12 +282,20 @@ mod tests {
         let boot = Command::Boot {
             command_line: String::new(),
             disks: 2,
+            hub: false,
+        };
+        let with_hub = Command::Boot {
+            command_line: String::new(),
+            disks: 2,
+            hub: true,
         };
         let cases = [
             (boot, 7),
+            (with_hub, 8),
             (Command::Snapshot, 1),
             (Command::Restore { disks: 1 }, 4),
-            (Command::Run, 1),
+            (Command::Run { hub: false }, 1),
+            (Command::Run { hub: true }, 2),
             (Command::Reset, 0),
             (Command::Verify, 0),
         ];

@@ -89,7 +89,8 @@ impl JailConfig {
             capabilities: true,
             landlock: true,
             limits: Some(Limits {
-                open_files: 256,
+                // A vsock connection has one; the rest is for everything else.
+                open_files: 1024 + 256,
                 file_len: None,
                 threads: None,
             }),

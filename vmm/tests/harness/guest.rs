@@ -119,6 +119,7 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
     let command = control::Command::Boot {
         command_line: line.to_owned(),
         disks: 2,
+        hub: false,
     };
     let (kernel, initramfs) = (asset("vmlinux"), asset("guest-init.cpio"));
     let fds: [&dyn AsFd; 7] = [

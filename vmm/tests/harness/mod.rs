@@ -238,7 +238,9 @@ impl TestMachine {
     pub fn resume(&mut self) -> UnixStream {
         let (mut channel, theirs) = stream_pair();
         assert_eq!(
-            self.vmm.ask(&control::Command::Run, &[&theirs]).0,
+            self.vmm
+                .ask(&control::Command::Run { hub: false }, &[&theirs])
+                .0,
             Reply::Running
         );
         drop(theirs);
