@@ -24,7 +24,9 @@ fn asset(name: &str) -> File {
 /// tells how often it was called in this life of its memory. Or it looks at its
 /// guest with an expression of the test.
 const FUNCTION: &str = r#"
+import os
 calls = 0
+exec(os.environ.get("AT_INIT", ""))
 
 def handler(event, context):
     global calls
@@ -77,6 +79,25 @@ impl Shape {
     }
 }
 
+/// How to boot a machine.
+pub struct Boot {
+    pub shape: Shape,
+    /// The VMM's end of a vsock hub.
+    pub hub: Option<OwnedFd>,
+    /// Python that the function runs while it is initialised.
+    pub at_init: &'static str,
+}
+
+impl From<Shape> for Boot {
+    fn from(shape: Shape) -> Self {
+        Self {
+            shape,
+            hub: None,
+            at_init: "",
+        }
+    }
+}
+
 /// A snapshot of a guest whose Python function waits for its first request.
 pub struct Snapshot {
     pub shape: Shape,
@@ -109,7 +130,9 @@ pub fn serial() -> OwnedFd {
     writer.into()
 }
 
-pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
+pub fn boot_and_snapshot(boot: impl Into<Boot>) -> Snapshot {
+    let boot: Boot = boot.into();
+    let shape = boot.shape;
     let vmm = Vmm::start();
     vmm.prepare(shape);
     let memory = memfd::create("guest", shape.memory()).unwrap();
@@ -119,20 +142,15 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
     let command = control::Command::Boot {
         command_line: line.to_owned(),
         disks: 2,
-        hub: false,
+        hub: boot.hub.is_some(),
     };
     let (kernel, initramfs) = (asset("vmlinux"), asset("guest-init.cpio"));
-    let fds: [&dyn AsFd; 7] = [
-        &memory,
-        &kernel,
-        &initramfs,
-        &serial(),
-        &theirs,
-        &disks[0],
-        &disks[1],
-    ];
+    let serial = serial();
+    let mut fds: Vec<&dyn AsFd> = vec![&memory, &kernel, &initramfs, &serial, &theirs];
+    fds.extend(boot.hub.as_ref().map(|hub| -> &dyn AsFd { hub }));
+    fds.extend(disks.iter().map(|disk| -> &dyn AsFd { disk }));
     assert_eq!(vmm.ask(&command, &fds).0, Reply::Booted);
-    drop(theirs);
+    drop((theirs, serial, boot.hub));
     let (hello, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
     assert!(matches!(hello, GuestMessage::Hello { .. }), "{hello:?}");
     let init = Init {
@@ -140,7 +158,7 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
         version: "$LATEST".to_owned(),
         handler: "app.handler".to_owned(),
         memory_mib: shape.memory_mib,
-        environment: vec![],
+        environment: vec![("AT_INIT".to_owned(), boot.at_init.to_owned())],
         wall_clock_ns: wall_clock_ns(),
     };
     write_frame(&mut channel, &HostMessage::Init(init), b"").unwrap();

@@ -7,6 +7,11 @@
     clippy::panic,
     reason = "test code: a panic is how it fails"
 )]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test program uses a part of this"
+)]
 
 mod guest;
 
@@ -31,7 +36,7 @@ use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
-pub use guest::{Shape, Snapshot, boot_and_snapshot, snapshot};
+pub use guest::{Boot, Shape, Snapshot, boot_and_snapshot, snapshot};
 use guest::{serial, stream_pair};
 
 const PAGE: u64 = 4096;
@@ -141,6 +146,8 @@ fn wall_clock_ns() -> u64 {
 pub struct TestMachine {
     pub vmm: Vmm,
     pub faults: Arc<AtomicU64>,
+    /// The VMM's end of a vsock hub for the next run.
+    pub hub: Option<OwnedFd>,
     generation: u64,
 }
 
@@ -186,6 +193,7 @@ pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
     TestMachine {
         vmm,
         faults,
+        hub: None,
         generation: 0,
     }
 }
@@ -237,13 +245,12 @@ impl TestMachine {
     /// Lets the guest run on a fresh channel and waits for its confirmation.
     pub fn resume(&mut self) -> UnixStream {
         let (mut channel, theirs) = stream_pair();
-        assert_eq!(
-            self.vmm
-                .ask(&control::Command::Run { hub: false }, &[&theirs])
-                .0,
-            Reply::Running
-        );
-        drop(theirs);
+        let hub = self.hub.take();
+        let mut fds: Vec<&dyn AsFd> = vec![&theirs];
+        fds.extend(hub.as_ref().map(|hub| -> &dyn AsFd { hub }));
+        let run = control::Command::Run { hub: hub.is_some() };
+        assert_eq!(self.vmm.ask(&run, &fds).0, Reply::Running);
+        drop((theirs, hub));
         self.generation += 1;
         let resume = Resume {
             generation: self.generation,

@@ -74,6 +74,10 @@ impl Vsock {
             let header = Header {
                 src_cid: reset.host_cid,
                 kind: reset.kind,
+                // Linux notes this of a reset, too: without room, whoever polls a
+                // stream that still has something unread would never learn that
+                // writing to it fails.
+                buf_alloc: u32::MAX,
                 ..header_of(reset.key, OP_RST)
             };
             put(&header, rx, &chain, ram)?;

@@ -40,6 +40,7 @@ fn only_the_channel_with_a_host_end_is_accepted() {
             dst_port: GUEST_PORT,
             kind: wrong.kind,
             op: OP_RST,
+            buf_alloc: u32::MAX,
             ..Header::default()
         };
         assert_eq!(answer, expected);
