@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::guest::Init;
 use snapback_proto::ids::FunctionName;
 use snapback_vmm::snapshot::manifest::Machine;
@@ -59,6 +60,11 @@ pub struct FunctionConfig {
     /// How long a request may run, in seconds.
     #[serde(default = "default_timeout")]
     pub timeout_s: u32,
+    /// Which processor its guests see: `host` for everything that this host has, or
+    /// `x86-64-v2`, `-v3`, `-v4` for a snapshot that other hosts can restore.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub cpu_template: CpuTemplate,
     /// Environment variables.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
@@ -181,6 +187,7 @@ impl FunctionConfig {
         Machine {
             memory_mib: self.memory_mb,
             vcpus: VCPUS,
+            template: self.cpu_template,
         }
     }
 

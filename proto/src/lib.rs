@@ -6,6 +6,7 @@
 //! ```
 //!
 //! * [`control`]: what the agent says to a VMM process and what it answers.
+//! * [`cpu`]: which processor a guest sees.
 //! * [`frame`]: the length-prefixed frames of the invocation channel, with caps.
 //! * [`guest`]: the messages those frames carry.
 //! * [`hub`]: how a VMM process gets the host ends of its guest's connections.
@@ -16,6 +17,7 @@
 //! before anything is allocated, and a message is consumed to its last byte.
 
 pub mod control;
+pub mod cpu;
 pub mod frame;
 pub mod guest;
 pub mod hub;

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::wire::{WireError, decode, encode};
 
 /// Most descriptors in one packet of any protocol.
-const MOST_FDS: usize = 16;
+const MOST_FDS: usize = 40;
 
 /// A protocol's name and the caps of its packets.
 #[derive(Debug, Clone, Copy)]

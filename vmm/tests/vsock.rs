@@ -7,6 +7,7 @@
     reason = "helpers of tests count as code outside tests"
 )]
 
+#[expect(dead_code, reason = "this program needs only some of it")]
 mod harness;
 
 use std::io::{Read, Write};
@@ -18,7 +19,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use harness::{Boot, Cache, Shape, TestMachine, boot_and_snapshot, restored, restored_from};
+use harness::guest::Boot;
+use harness::{Cache, Shape, TestMachine, boot_and_snapshot, restored, restored_from};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use snapback_proto::hub::{HubCommand, HubRequest, receive_request, send_command};
 

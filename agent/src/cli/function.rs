@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use hyper::body::Bytes;
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::ids::FunctionName;
 use tokio::sync::mpsc;
 
@@ -45,6 +46,9 @@ pub(super) struct CreateArguments {
     /// How long a request may run, in seconds.
     #[arg(long, value_name = "S", default_value_t = default_timeout())]
     timeout: u32,
+    /// Which processor the function sees: host, x86-64-v2, x86-64-v3 or x86-64-v4.
+    #[arg(long, value_name = "TEMPLATE", default_value_t)]
+    cpu_template: CpuTemplate,
     /// An environment variable; may be given several times.
     #[arg(long = "env", value_name = "K=V", value_parser = variable)]
     environment: Vec<(String, String)>,
@@ -102,6 +106,7 @@ async fn create(arguments: CreateArguments) -> anyhow::Result<()> {
         handler: arguments.handler,
         memory_mb: arguments.memory,
         timeout_s: arguments.timeout,
+        cpu_template: arguments.cpu_template,
         environment,
     };
     let body = serde_json::to_vec(&CreateFunction { config, code })?;

@@ -245,11 +245,11 @@ fn errors_name_the_device() {
     let mut state = good.clone();
     state.disks[1].transport.interrupt_status = 8;
     let error = bus.restore(&state, &ram).unwrap_err();
-    assert_eq!(error.to_string(), "state of virtio device 2");
+    assert_eq!(error.to_string(), "state of disk 1");
     let mut state = good.clone();
     state.rng.transport.device_id = 2;
     let error = bus.restore(&state, &ram).unwrap_err();
-    assert_eq!(error.to_string(), "state of virtio device 3");
+    assert_eq!(error.to_string(), "state of the entropy device");
     let mut state = good.clone();
     state.disks.pop();
     let error = bus.restore(&state, &ram).unwrap_err();

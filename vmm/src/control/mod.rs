@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use snapback_proto::control::{
-    Command, ControlError, Event, Failure, Machine, Reply, VmmMessage, receive, send,
+    Command, ControlError, Devices, Disk, Event, Failure, Machine, Reply, VmmMessage, receive, send,
 };
 use snapback_proto::words::chain;
 
@@ -64,8 +64,8 @@ pub struct BootFiles {
     pub serial: OwnedFd,
     /// Host ends of what the guest connects to.
     pub ends: HostEnds,
-    /// Disk images, `vda` first.
-    pub disks: Vec<File>,
+    /// What stands behind its devices.
+    pub devices: DeviceFiles,
 }
 
 /// What a machine is restored from.
@@ -77,8 +77,25 @@ pub struct RestoreFiles {
     pub state: File,
     /// Where serial output goes.
     pub serial: OwnedFd,
-    /// Disk images, `vda` first.
-    pub disks: Vec<File>,
+    /// What stands behind its devices.
+    pub devices: DeviceFiles,
+}
+
+/// [`Devices`] with their descriptors.
+#[derive(Debug)]
+pub struct DeviceFiles {
+    /// Disks, `vda` first.
+    pub disks: Vec<DiskFiles>,
+}
+
+/// A [`Disk`] with its descriptors.
+#[derive(Debug)]
+pub enum DiskFiles {
+    /// See [`Disk::ReadOnly`].
+    ReadOnly {
+        /// What the disk shows.
+        image: File,
+    },
 }
 
 /// A request could not be taken.
@@ -143,7 +160,7 @@ impl ControlSocket {
 }
 
 impl Request {
-    fn new(command: Command, fds: Vec<OwnedFd>) -> Result<Self, RequestError> {
+    fn new(command: Command, mut fds: Vec<OwnedFd>) -> Result<Self, RequestError> {
         let name = command.name();
         let found = fds.len();
         let wrong = |expected| RequestError::Descriptors {
@@ -158,14 +175,13 @@ impl Request {
             }
             Command::Boot {
                 command_line,
-                disks,
+                devices,
                 hub,
             } => {
-                let expected = 5 + usize::from(hub) + usize::from(disks);
-                let (head, rest) = split(fds, expected).ok_or(wrong(expected))?;
+                let hub_end = take_hub(&mut fds, hub);
+                let (head, devices) =
+                    split(fds, &devices).map_err(|n| wrong(n + usize::from(hub)))?;
                 let [memory, kernel, initramfs, serial, channel] = head;
-                let (ends, disks) = HostEnds::new(channel, hub, rest);
-                let disks = disks.into_iter().map(File::from).collect();
                 let (kernel, initramfs) = (kernel.into(), initramfs.into());
                 let files = BootFiles {
                     command_line,
@@ -173,8 +189,11 @@ impl Request {
                     kernel,
                     initramfs,
                     serial,
-                    ends,
-                    disks,
+                    ends: HostEnds {
+                        channel,
+                        hub: hub_end,
+                    },
+                    devices,
                 };
                 Ok(Self::Boot(files))
             }
@@ -184,22 +203,23 @@ impl Request {
                     state: state.into(),
                 })
             }
-            Command::Restore { disks } => {
-                let expected = 3 + usize::from(disks);
-                let (head, disks) = split(fds, expected).ok_or(wrong(expected))?;
+            Command::Restore { devices } => {
+                let (head, devices) = split(fds, &devices).map_err(wrong)?;
                 let [memory, state, serial] = head;
-                let disks = disks.into_iter().map(File::from).collect();
                 Ok(Self::Restore(RestoreFiles {
                     memory,
                     state: state.into(),
                     serial,
-                    disks,
+                    devices,
                 }))
             }
             Command::Run { hub } => {
-                let expected = 1 + usize::from(hub);
-                let ([channel], rest) = split(fds, expected).ok_or(wrong(expected))?;
-                let (ends, _) = HostEnds::new(channel, hub, rest);
+                let hub_end = take_hub(&mut fds, hub);
+                let [channel] = exactly(fds).ok_or(wrong(1 + usize::from(hub)))?;
+                let ends = HostEnds {
+                    channel,
+                    hub: hub_end,
+                };
                 Ok(Self::Run { ends })
             }
             Command::Reset => {
@@ -232,24 +252,37 @@ fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Option<[OwnedFd; N]> {
     fds.try_into().ok()
 }
 
-/// `N` descriptors by position and the rest, when there are `expected` in all.
-fn split<const N: usize>(
-    mut fds: Vec<OwnedFd>,
-    expected: usize,
-) -> Option<([OwnedFd; N], Vec<OwnedFd>)> {
-    if fds.len() != expected {
-        return None;
-    }
-    let rest = fds.split_off(N);
-    Some((exactly(fds)?, rest))
+/// The hub comes last, if there is one.
+fn take_hub(fds: &mut Vec<OwnedFd>, hub: bool) -> Option<OwnedFd> {
+    if hub { fds.pop() } else { None }
 }
 
-impl HostEnds {
-    /// Takes the hub off `rest`, if there is one.
-    fn new(channel: OwnedFd, hub: bool, rest: Vec<OwnedFd>) -> (Self, Vec<OwnedFd>) {
-        let mut rest = rest.into_iter();
-        let hub = if hub { rest.next() } else { None };
-        (Self { channel, hub }, rest.collect())
+/// `N` descriptors by position and then those of `devices`, or how many there
+/// should be.
+fn split<const N: usize>(
+    mut fds: Vec<OwnedFd>,
+    devices: &Devices,
+) -> Result<([OwnedFd; N], DeviceFiles), usize> {
+    let expected = N + devices.descriptors();
+    if fds.len() != expected {
+        return Err(expected);
+    }
+    let mut rest = fds.split_off(N).into_iter();
+    let files = DeviceFiles::take(devices, &mut rest).ok_or(expected)?;
+    Ok((exactly(fds).ok_or(expected)?, files))
+}
+
+impl DeviceFiles {
+    fn take(devices: &Devices, fds: &mut impl Iterator<Item = OwnedFd>) -> Option<Self> {
+        let mut disks = Vec::with_capacity(devices.disks.len());
+        for disk in &devices.disks {
+            disks.push(match disk {
+                Disk::ReadOnly => DiskFiles::ReadOnly {
+                    image: fds.next()?.into(),
+                },
+            });
+        }
+        Some(Self { disks })
     }
 }
 
@@ -281,19 +314,22 @@ mod tests {
     fn each_command_takes_exactly_its_descriptors() {
         let boot = Command::Boot {
             command_line: String::new(),
-            disks: 2,
+            devices: Devices::read_only_disks(2),
             hub: false,
         };
         let with_hub = Command::Boot {
             command_line: String::new(),
-            disks: 2,
+            devices: Devices::read_only_disks(2),
             hub: true,
+        };
+        let restore = Command::Restore {
+            devices: Devices::read_only_disks(1),
         };
         let cases = [
             (boot, 7),
             (with_hub, 8),
             (Command::Snapshot, 1),
-            (Command::Restore { disks: 1 }, 4),
+            (restore, 4),
             (Command::Run { hub: false }, 1),
             (Command::Run { hub: true }, 2),
             (Command::Reset, 0),

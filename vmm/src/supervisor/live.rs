@@ -1,7 +1,6 @@
 //! A machine with a guest: its devices are on the bus, its queues are connected,
 //! and its vCPUs can be let go and stopped.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -15,6 +14,7 @@ use crate::arch::x86_64::clock;
 use crate::arch::x86_64::cpuid::CpuidEntryV1;
 use crate::bus::layout::{MMIO_WINDOW, NOTIFY_OFFSET};
 use crate::bus::{Bus, TooManyDevices};
+use crate::control::{DeviceFiles, DiskFiles};
 use crate::devices::serial::Serial;
 use crate::devices::vmgenid::{self, RenewError};
 use crate::memory::GuestMemory;
@@ -106,12 +106,12 @@ impl Live {
     pub fn assemble(
         blank: Blank,
         serial: OwnedFd,
-        disks: Vec<File>,
+        files: DeviceFiles,
         cpuid: Arc<[CpuidEntryV1]>,
     ) -> Result<Self, AssembleError> {
         let serial = Serial::new(serial).map_err(kernel("prepare the serial output"))?;
-        let disks = (0..).zip(disks).map(|(index, file)| {
-            Block::open(file).map_err(|source| AssembleError::Disk { index, source })
+        let disks = (0..).zip(files.disks).map(|(index, files)| {
+            open_disk(files).map_err(|source| AssembleError::Disk { index, source })
         });
         let vsock = Vsock::new(blank.poll.device(Bus::VSOCK));
         let bus = Bus::new(serial, vsock, disks.collect::<Result<_, _>>()?)?;
@@ -205,6 +205,12 @@ impl Live {
         // The stops were asked for: they are no news.
         let _ = self.stopped.read();
         Ok(())
+    }
+}
+
+fn open_disk(files: DiskFiles) -> Result<Block, OpenError> {
+    match files {
+        DiskFiles::ReadOnly { image } => Block::open(image),
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::Live;
 use super::blank::Blank;
 use super::live::AssembleError;
-use super::saved::{LoadError, MachineV1, Saved};
+use super::saved::{DevicesV1, DiskV1, LoadError, MachineV1, Saved};
 use crate::arch::x86_64::boot::{self, BootError};
 use crate::arch::x86_64::interrupts;
+use crate::arch::x86_64::template::{self, Unfit};
 use crate::bus;
-use crate::control::{BootFiles, RestoreFiles};
+use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
 use crate::memory::MemoryError;
 use crate::vcpu::{Order, Vcpu, VcpuError};
 
@@ -39,12 +40,12 @@ pub enum StartError {
 /// # Errors
 /// When a file cannot be used or the kernel refuses a step.
 pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1), StartError> {
-    let machine = shape(&blank, files.disks.len());
+    let machine = shape(&blank, &files.devices);
     blank
         .memory
         .back_shared(&blank.vm, std::os::fd::AsFd::as_fd(&files.memory))?;
     let cpuid = Arc::from(blank.cpuid.as_slice());
-    let live = Live::assemble(blank, files.serial, files.disks, cpuid)?;
+    let live = Live::assemble(blank, files.serial, files.devices, cpuid)?;
     let entry = boot::load(
         &live.board.ram,
         &mut files.kernel,
@@ -66,11 +67,17 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
     Ok((live, machine))
 }
 
-fn shape(blank: &Blank, disks: usize) -> MachineV1 {
+fn shape(blank: &Blank, files: &DeviceFiles) -> MachineV1 {
+    let disks = files.disks.iter().map(|disk| match disk {
+        DiskFiles::ReadOnly { .. } => DiskV1::ReadOnly,
+    });
     MachineV1 {
         memory_mib: blank.shape.memory_mib,
         vcpus: blank.shape.vcpus,
-        disks: u8::try_from(disks).unwrap_or(u8::MAX),
+        template: blank.shape.template,
+        devices: DevicesV1 {
+            disks: disks.collect(),
+        },
     }
 }
 
@@ -87,6 +94,15 @@ pub enum RestoreError {
         snapshot: MachineV1,
         /// What was prepared.
         machine: MachineV1,
+    },
+    /// The snapshot's guest cannot go on on this host's processor.
+    #[error("section `processor`: the guest cannot go on here")]
+    Processor(#[from] Unfit),
+    /// The snapshot has a register that KVM does not save on this host.
+    #[error("section `processor`: MSR {index:#x} is not one that KVM has here")]
+    Msr {
+        /// Its number.
+        index: u32,
     },
     /// The memory file cannot be used.
     #[error(transparent)]
@@ -115,7 +131,7 @@ impl RestoreError {
             Self::Memory(_) => Some("memory"),
             Self::Devices(_) => Some("devices"),
             Self::Interrupts(_) => Some("interrupts"),
-            Self::Vcpu(_) => Some("processor"),
+            Self::Processor(_) | Self::Msr { .. } | Self::Vcpu(_) => Some("processor"),
             Self::Assemble(_) => None,
         }
     }
@@ -127,17 +143,25 @@ impl RestoreError {
 /// When the snapshot is damaged, of another machine, or refused by KVM.
 pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), RestoreError> {
     let saved = Saved::load(&files.state)?;
-    let machine = shape(&blank, files.disks.len());
+    let machine = shape(&blank, &files.devices);
     if saved.machine != machine {
         return Err(RestoreError::Shape {
             snapshot: saved.machine,
             machine,
         });
     }
+    let shape = blank.shape;
+    template::check(shape.template, &saved.cpuid, &blank.host_cpuid, shape.vcpus)?;
+    for processor in &saved.processors {
+        let foreign = |(index, _): &&(u32, u64)| !blank.msrs.contains(index);
+        if let Some((index, _)) = processor.msrs.iter().find(foreign) {
+            return Err(RestoreError::Msr { index: *index });
+        }
+    }
     blank
         .memory
         .back_private(&blank.uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
-    let live = Live::assemble(blank, files.serial, files.disks, Arc::clone(&saved.cpuid))?;
+    let live = Live::assemble(blank, files.serial, files.devices, Arc::clone(&saved.cpuid))?;
     load(&live, &saved)?;
     Ok((live, saved))
 }

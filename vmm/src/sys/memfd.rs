@@ -31,6 +31,29 @@ pub fn read_only(memfd: impl AsFd) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Makes a memfd of these bytes, which nobody can change any more.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut written = 0;
+    while written < bytes.len() {
+        written += rustix::io::write(&fd, &bytes[written..])?;
+    }
+    rustix::fs::fcntl_add_seals(&fd, IMMUTABLE | SealFlags::SEAL)?;
+    Ok(fd)
+}
+
+/// Whether a file is a memfd that nobody can change any more.
+pub fn is_sealed(file: impl AsFd) -> bool {
+    rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(IMMUTABLE))
+}
+
+const IMMUTABLE: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::WRITE);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +64,16 @@ mod tests {
         assert!(rustix::fs::ftruncate(&fd, 4096).is_err());
         assert!(rustix::fs::ftruncate(&fd, 16384).is_err());
         assert_eq!(rustix::io::pwrite(&fd, b"x", 4096).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_sealed_file_cannot_be_changed_and_is_known_as_such() {
+        let fd = sealed("test", b"content").unwrap();
+        assert!(is_sealed(&fd));
+        assert!(rustix::io::pwrite(&fd, b"x", 0).is_err());
+        assert!(rustix::fs::ftruncate(&fd, 0).is_err());
+        assert!(!is_sealed(create("test", 4096).unwrap()));
+        assert!(!is_sealed(tempfile::tempfile().unwrap()));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use snapback_proto::control::{self, Reply};
+use snapback_proto::control::{self, Devices, Reply};
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{GuestMessage, HostMessage, Init};
 use snapback_vmm::sys::memfd;
@@ -65,12 +66,14 @@ fn code_image() -> File {
 pub struct Shape {
     pub memory_mib: u32,
     pub vcpus: u8,
+    pub template: CpuTemplate,
 }
 
 impl Shape {
     pub const SMALL: Self = Self {
         memory_mib: 128,
         vcpus: 1,
+        template: CpuTemplate::Host,
     };
 
     /// Guest memory, in bytes.
@@ -141,14 +144,14 @@ pub fn boot_and_snapshot(boot: impl Into<Boot>) -> Snapshot {
     let line = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 pci=off random.trust_cpu=on";
     let command = control::Command::Boot {
         command_line: line.to_owned(),
-        disks: 2,
+        devices: Devices::read_only_disks(2),
         hub: boot.hub.is_some(),
     };
     let (kernel, initramfs) = (asset("vmlinux"), asset("guest-init.cpio"));
     let serial = serial();
     let mut fds: Vec<&dyn AsFd> = vec![&memory, &kernel, &initramfs, &serial, &theirs];
-    fds.extend(boot.hub.as_ref().map(|hub| -> &dyn AsFd { hub }));
     fds.extend(disks.iter().map(|disk| -> &dyn AsFd { disk }));
+    fds.extend(boot.hub.as_ref().map(|hub| -> &dyn AsFd { hub }));
     assert_eq!(vmm.ask(&command, &fds).0, Reply::Booted);
     drop((theirs, serial, boot.hub));
     let (hello, _) = read_frame::<GuestMessage>(&mut channel).unwrap();

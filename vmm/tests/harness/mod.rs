@@ -7,13 +7,7 @@
     clippy::panic,
     reason = "test code: a panic is how it fails"
 )]
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each test program uses a part of this"
-)]
-
-mod guest;
+pub mod guest;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,7 +22,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use snapback_proto::CONTROL_VERSION;
 use snapback_proto::control::{
-    self, CONTROL_FD, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
+    self, CONTROL_FD, Devices, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
 };
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{GuestMessage, HostMessage, Invoke, Resume};
@@ -36,7 +30,7 @@ use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
-pub use guest::{Boot, Shape, Snapshot, boot_and_snapshot, snapshot};
+pub use guest::{Shape, Snapshot, boot_and_snapshot, snapshot};
 use guest::{serial, stream_pair};
 
 const PAGE: u64 = 4096;
@@ -107,6 +101,7 @@ impl Vmm {
             control_version: CONTROL_VERSION,
             memory_mib: shape.memory_mib,
             vcpus: shape.vcpus,
+            template: shape.template,
         };
         match self.ask(&control::Command::Prepare(machine), &[]) {
             (Reply::Prepared { ranges }, mut fds) => {
@@ -207,7 +202,12 @@ pub fn restore_command(
 ) -> (Reply, Vec<OwnedFd>) {
     let disks = &snapshot.disks;
     let fds: [&dyn AsFd; 5] = [memory, state, &serial(), &disks[0], &disks[1]];
-    vmm.ask(&control::Command::Restore { disks: 2 }, &fds)
+    vmm.ask(
+        &control::Command::Restore {
+            devices: Devices::read_only_disks(2),
+        },
+        &fds,
+    )
 }
 
 /// Fills in each page that is asked for, until the machine is gone.

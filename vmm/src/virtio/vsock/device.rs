@@ -7,7 +7,7 @@ use super::table::Table;
 use super::{RX, TX, VsockV1};
 use crate::memory::GuestRam;
 use crate::poll::{DevicePoll, HostFd, Ready};
-use crate::virtio::queue::{QueueError, VirtQueue};
+use crate::virtio::queue::{VirtQueue, on_queue};
 use crate::virtio::{
     COMMON_FEATURES, DeviceError, DeviceRestoreError, Progress, VirtioDevice, read_config_bytes,
 };
@@ -70,20 +70,6 @@ impl Vsock {
     ) -> Result<Progress, DeviceError> {
         on_queue(queues, TX, |tx| self.receive_all(tx, ram))
     }
-}
-
-fn on_queue(
-    queues: &mut [VirtQueue],
-    index: usize,
-    work: impl FnOnce(&mut VirtQueue) -> Result<Progress, QueueError>,
-) -> Result<Progress, DeviceError> {
-    let queue = queues
-        .get_mut(index)
-        .ok_or(DeviceError::Missing { queue: index })?;
-    work(queue).map_err(|source| DeviceError::Queue {
-        queue: index,
-        source,
-    })
 }
 
 impl VirtioDevice for Vsock {
