@@ -89,8 +89,8 @@ impl JailConfig {
             capabilities: true,
             landlock: true,
             limits: Some(Limits {
-                // A vsock connection has one; the rest is for everything else.
-                open_files: 1024 + 256,
+                // One for each vsock connection, and enough for everything else.
+                open_files: crate::virtio::vsock::MAX_CONNECTIONS as u64 + 256,
                 file_len: None,
                 threads: None,
             }),

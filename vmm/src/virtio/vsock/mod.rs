@@ -25,10 +25,11 @@
 //! told.
 //!
 //! What bounds it: [`MAX_CONNECTIONS`] in all, [`MAX_OPENING`] of them not
-//! established yet; each may hold [`BUF_ALLOC`] bytes for a host that does not
-//! read, and from the [`LARGE_CONNECTIONS`]th on only [`SMALL_BUF_ALLOC`]; a call
-//! handles at most a queue full of packets in each direction. Streams and answers
-//! take turns, so a guest that floods one of them slows itself down and no other.
+//! established yet. The channel and [`LARGE_CONNECTIONS`] others may hold
+//! [`BUF_ALLOC`] bytes each for a host that does not read, the rest
+//! [`SMALL_BUF_ALLOC`]. A call handles at most a queue full of packets in each
+//! direction. Streams and answers take turns, so one that floods slows itself down and
+//! no other.
 
 mod connection;
 mod credit;
