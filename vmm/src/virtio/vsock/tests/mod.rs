@@ -11,6 +11,7 @@ mod ends;
 mod hostile;
 mod hub;
 mod many;
+mod orders;
 mod restore;
 mod streams;
 
