@@ -89,6 +89,8 @@ pub struct Boot {
     pub hub: Option<OwnedFd>,
     /// Python that the function runs while it is initialised.
     pub at_init: &'static str,
+    /// What is done right before the snapshot is taken.
+    pub before_snapshot: Box<dyn FnOnce()>,
 }
 
 impl From<Shape> for Boot {
@@ -97,6 +99,7 @@ impl From<Shape> for Boot {
             shape,
             hub: None,
             at_init: "",
+            before_snapshot: Box::new(|| ()),
         }
     }
 }
@@ -173,6 +176,7 @@ pub fn boot_and_snapshot(boot: impl Into<Boot>) -> Snapshot {
         }
     }
     let state = tempfile::tempfile().unwrap();
+    (boot.before_snapshot)();
     let (reply, _) = vmm.ask(&control::Command::Snapshot, &[&state]);
     assert!(matches!(reply, Reply::Snapshotted { .. }), "{reply:?}");
     Snapshot {
