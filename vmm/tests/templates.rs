@@ -7,7 +7,6 @@
     reason = "helpers of tests count as code outside tests"
 )]
 
-#[expect(dead_code, reason = "this program needs only some of it")]
 mod harness;
 
 use std::collections::BTreeSet;

@@ -7,7 +7,6 @@
     reason = "helpers of tests count as code outside tests"
 )]
 
-#[expect(dead_code, reason = "this program needs only some of it")]
 mod harness;
 
 use std::io::{Read, Write};
@@ -277,7 +276,7 @@ s.close()
 fn streams_of_every_kind_leave_nothing_behind() {
     let mut machine = restored(Cache::Warm);
     let (agent, hub) = Agent::start();
-    machine.hub = Some(hub);
+    machine.hub.set(Some(hub));
     let before = descriptors(&machine);
     let told = run(&mut machine, STREAMS);
     let expected = concat!(
@@ -297,7 +296,7 @@ fn streams_of_every_kind_leave_nothing_behind() {
     assert_eq!(refused, "104");
     machine.reset();
     let (_agent, hub) = Agent::start();
-    machine.hub = Some(hub);
+    machine.hub.set(Some(hub));
     assert_eq!(run(&mut machine, STREAMS), expected);
     machine.reset();
     assert_eq!(machine.differences(), Vec::<String>::new());
@@ -307,7 +306,7 @@ fn streams_of_every_kind_leave_nothing_behind() {
 fn megabytes_go_both_ways_at_once_and_arrive_as_they_were_sent() {
     let mut machine = restored(Cache::Warm);
     let (agent, hub) = Agent::start();
-    machine.hub = Some(hub);
+    machine.hub.set(Some(hub));
     // Two streams at once, so that they share the queues.
     let program = format!(
         r"
@@ -340,7 +339,7 @@ result = oks
 fn thousands_of_connections_come_and_go() {
     let mut machine = restored(Cache::Warm);
     let (agent, hub) = Agent::start();
-    machine.hub = Some(hub);
+    machine.hub.set(Some(hub));
     let pid = machine.vmm.child.id();
     let most = Arc::new(Mutex::new(0));
     let watching = Arc::clone(&most);
@@ -476,7 +475,7 @@ fn connections_of_the_snapshot_are_reset_in_every_life() {
     assert_eq!(machine.differences(), Vec::<String>::new());
     for with_hub in [true, false, true] {
         let (_agent, hub) = Agent::start();
-        machine.hub = with_hub.then_some(hub);
+        machine.hub.set(with_hub.then_some(hub));
         let echo = "s = connect(7); s.sendall(b'new'); result += [s.recv(3)]";
         let program = format!("{AFTER}\n{}", if with_hub { echo } else { "" });
         let told = run(&mut machine, &program);

@@ -16,6 +16,7 @@ use super::Connection;
 use super::client::{self, Chunks};
 use crate::api::{CodeInfo, CreateFunction, FunctionInfo, FunctionList};
 use crate::function::{FunctionConfig, default_memory, default_timeout};
+use crate::logging::{Format, Level, LoggingConfig};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FunctionCommand {
@@ -52,6 +53,12 @@ pub(super) struct CreateArguments {
     /// An environment variable; may be given several times.
     #[arg(long = "env", value_name = "K=V", value_parser = variable)]
     environment: Vec<(String, String)>,
+    /// What log lines look like, the function's and the platform's.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: Format,
+    /// Which lines a function that logs JSON leaves out.
+    #[arg(long, value_enum)]
+    log_level: Option<Level>,
     /// Print the function as JSON.
     #[arg(long)]
     json: bool,
@@ -108,6 +115,10 @@ async fn create(arguments: CreateArguments) -> anyhow::Result<()> {
         timeout_s: arguments.timeout,
         cpu_template: arguments.cpu_template,
         environment,
+        logging: LoggingConfig {
+            format: arguments.log_format,
+            application_log_level: arguments.log_level,
+        },
     };
     let body = serde_json::to_vec(&CreateFunction { config, code })?;
     let request = client::request(

@@ -219,10 +219,11 @@ impl Executor {
         channel: OwnedFd,
     ) -> Result<(), BuildError> {
         let environment = blank.id();
-        let console = console(environment).map_err(|source| RestoreError::Console {
-            environment,
-            source,
-        })?;
+        let console =
+            console(environment, blank.process.fate()).map_err(|source| RestoreError::Console {
+                environment,
+                source,
+            })?;
         let mut fds = vec![
             memory.as_fd(),
             input.kernel.as_fd(),

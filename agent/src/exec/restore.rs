@@ -15,9 +15,9 @@ use snapback_vmm::snapshot::manifest::Machine;
 use super::{Executor, elapsed_ns};
 use crate::ids::EnvironmentId;
 use crate::pager::{MemoryCache, RegisterError, Registration};
-use crate::process::{Cause, CommandError, SpawnError, VmmProcess};
+use crate::process::{Cause, CommandError, Fate, SpawnError, VmmProcess};
 use crate::snapshots::{FirstRun, Snapshot};
-use crate::telemetry::{Origin, log_lines};
+use crate::telemetry::log_console;
 
 /// A microVM could not be started or restored.
 #[derive(Debug, thiserror::Error)]
@@ -204,10 +204,11 @@ impl Executor {
                 environment,
                 source,
             })?;
-        let console = console(environment).map_err(|source| RestoreError::Console {
-            environment,
-            source,
-        })?;
+        let console =
+            console(environment, process.fate()).map_err(|source| RestoreError::Console {
+                environment,
+                source,
+            })?;
         let start = Instant::now();
         let disks = snapshot.disks();
         let mut fds = vec![cache.descriptor(), snapshot.state(), console.as_fd()];
@@ -256,13 +257,14 @@ impl Executor {
     }
 }
 
-/// A pipe whose writing end goes to the VMM; what arrives is logged. Both ends do
-/// not block.
-pub(super) fn console(environment: EnvironmentId) -> io::Result<OwnedFd> {
+/// A pipe whose writing end goes to the VMM; what arrives is logged, and once more
+/// where everybody sees it when `fate` turns out to need an explanation. Both ends
+/// do not block.
+pub(super) fn console(environment: EnvironmentId, fate: &Fate) -> io::Result<OwnedFd> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader)?;
     // Ends with the VMM process, which holds the only writing end.
-    tokio::spawn(log_lines(environment, Origin::Console, reader));
+    tokio::spawn(log_console(environment, fate.clone(), reader));
     Ok(writer)
 }
 

@@ -1,8 +1,7 @@
 //! A machine without a guest: everything that takes time and does not depend on
 //! a snapshot.
 
-use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VmFd};
@@ -18,6 +17,7 @@ use crate::arch::x86_64::{TSS_ADDRESS, msrs};
 use crate::jail::Jailed;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::poll::HostPoll;
+use crate::step::{StepError, kernel};
 use crate::sys::dirty_ring::{self, DirtyRing};
 use crate::sys::kick;
 use crate::sys::uffd::Uffd;
@@ -56,27 +56,14 @@ pub enum PrepareError {
     #[error("template {template} is not possible here", template = .0)]
     Template(CpuTemplate, #[source] Unfit),
     /// A step with the kernel failed.
-    #[error("cannot {step}")]
-    Kernel {
-        /// Which one.
-        step: &'static str,
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// Guest memory could not be reserved.
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// A vCPU could not be started.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
-}
-
-fn kernel<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> PrepareError {
-    move |source| PrepareError::Kernel {
-        step,
-        source: source.into(),
-    }
 }
 
 /// A machine without a guest.
@@ -120,7 +107,7 @@ impl Blank {
             return Err(PrepareError::Vcpus { vcpus: shape.vcpus });
         }
         let device = std::os::fd::AsFd::as_fd(&host.userfaultfd);
-        let uffd = open_uffd(device)?;
+        let uffd = Uffd::from_device(device).map_err(kernel("create a userfaultfd"))?;
         let vm = Arc::new(host.kvm.create_vm().map_err(kernel("create a VM"))?);
         dirty_ring::enable(&vm).map_err(kernel("turn the dirty ring on"))?;
         let host_cpuid =
@@ -151,10 +138,6 @@ impl Blank {
             vm,
         })
     }
-}
-
-fn open_uffd(device: BorrowedFd<'_>) -> Result<Uffd, PrepareError> {
-    Uffd::from_device(device).map_err(kernel("create a userfaultfd"))
 }
 
 fn spawn_vcpus(

@@ -1,9 +1,10 @@
 //! Anonymous memory files: guest memory at boot and a snapshot's cache.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, seek};
 
 /// Makes a memfd of `len` bytes, all holes, whose length nobody can change.
 /// `name` shows up in `/proc`.
@@ -54,6 +55,23 @@ const IMMUTABLE: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::WRITE);
 
+/// The next range of a file that is no hole, from `at` on, below `len`.
+///
+/// # Errors
+/// When the file cannot tell.
+pub fn data_after(file: impl AsFd, at: u64, len: u64) -> io::Result<Option<Range<u64>>> {
+    if at >= len {
+        return Ok(None);
+    }
+    let start = match seek(&file, SeekFrom::Data(at)) {
+        Ok(start) if start < len => start,
+        Ok(_) | Err(rustix::io::Errno::NXIO) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let end = seek(&file, SeekFrom::Hole(start))?.min(len);
+    Ok(Some(start..end))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +92,21 @@ mod tests {
         assert!(rustix::fs::ftruncate(&fd, 0).is_err());
         assert!(!is_sealed(create("test", 4096).unwrap()));
         assert!(!is_sealed(tempfile::tempfile().unwrap()));
+    }
+
+    #[test]
+    fn data_is_found_between_holes() {
+        let fd = create("test", 5 * 4096).unwrap();
+        assert_eq!(data_after(&fd, 0, 5 * 4096).unwrap(), None);
+        for page in [1, 2, 4] {
+            rustix::io::pwrite(&fd, b"x", page * 4096).unwrap();
+        }
+        let next = |at: u64, len: u64| data_after(&fd, at * 4096, len * 4096).unwrap();
+        assert_eq!(next(0, 5), Some(4096..3 * 4096));
+        assert_eq!(next(2, 5), Some(2 * 4096..3 * 4096));
+        assert_eq!(next(3, 5), Some(4 * 4096..5 * 4096));
+        assert_eq!(next(3, 4), None, "past the end that was asked for");
+        assert_eq!(next(5, 5), None);
     }
 
     #[test]
