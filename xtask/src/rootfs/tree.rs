@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::recipe::{Bundle, Loaded, Python};
-use super::staged;
+use super::{native, staged};
 use crate::packages;
 use crate::process;
 
@@ -21,8 +21,14 @@ const MERGED: [(&str, &str); 4] = [
     ("sbin", "usr/sbin"),
 ];
 
-/// Fills `staging` with what the recipe asks for.
-pub fn build(loaded: &Loaded, archives: &[PathBuf], staging: &Path) -> Result<()> {
+/// Fills `staging` with what the recipe asks for. The SDK's packages are for the recipe's own build
+/// only.
+pub fn build(
+    loaded: &Loaded,
+    archives: &[PathBuf],
+    sdk: &[PathBuf],
+    staging: &Path,
+) -> Result<()> {
     let recipe = &loaded.recipe;
     for (link, target) in MERGED {
         create_directory(&staging.join(target))?;
@@ -33,6 +39,9 @@ pub fn build(loaded: &Loaded, archives: &[PathBuf], staging: &Path) -> Result<()
     }
     if let Some(python) = &recipe.python {
         install_wheels(python, &loaded.directory, staging)?;
+    }
+    if let Some(build) = &recipe.build {
+        native::run(build, &loaded.directory, sdk, staging)?;
     }
     for bundle in &recipe.bundles {
         concatenate(bundle, staging)?;
