@@ -8,7 +8,8 @@
 //!
 //! From boot to answer:
 //!
-//! 1. `main` lets [`mounts`] build the root (EROFS below, tmpfs above), brings
+//! 1. `main` lets [`mounts`] build the root (EROFS below, tmpfs above; the function's
+//!    [`package`] in it), brings
 //!    [`loopback`] up, gives up what nobody needs ([`privileges`]), connects the
 //!    [`channel`] and hands all of it to the [`guest`].
 //! 2. `Init` arrives: [`process`] starts the runtime with the [`environment`] that
@@ -34,6 +35,7 @@ pub mod logs;
 pub mod loopback;
 pub mod mounts;
 pub mod output;
+pub mod package;
 pub mod poller;
 pub mod privileges;
 pub mod process;

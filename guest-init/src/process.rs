@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait
 use snapback_proto::guest::{ExitStatus, Init};
 
 use crate::environment;
+use crate::package::Container;
 use crate::sys::signals;
 
 /// Where a function's files are and who runs them.
@@ -30,6 +31,8 @@ pub struct Layout {
     pub bootstraps: Vec<PathBuf>,
     /// Who the runtime runs as; `None`: as this process.
     pub user: Option<User>,
+    /// The container image whose command is the runtime, in place of a bootstrap.
+    pub container: Option<Container>,
 }
 
 /// A user and group.
@@ -44,12 +47,13 @@ pub struct User {
 impl Layout {
     /// As in Lambda's environment.
     #[must_use]
-    pub fn lambda() -> Self {
+    pub fn lambda(container: Option<Container>) -> Self {
         let folders = ["/var/task", "/opt", "/var/runtime"];
         Self {
             task_root: PathBuf::from("/var/task"),
             bootstraps: folders.map(|f| Path::new(f).join("bootstrap")).to_vec(),
             user: Some(User { uid: 993, gid: 990 }),
+            container,
         }
     }
 
@@ -109,19 +113,13 @@ impl Runtime {
     /// # Errors
     /// When there is none, or it cannot be executed.
     pub fn start(layout: &Layout, init: &Init, api: SocketAddr) -> Result<Started, StartError> {
-        let looked_at = layout.bootstraps.clone();
-        let path = layout
-            .bootstrap()
-            .ok_or(StartError::NoBootstrap { looked_at })?;
+        let (mut command, path) = match &layout.container {
+            Some(container) => of_container(container, layout, init, api)?,
+            None => of_bootstrap(layout, init, api)?,
+        };
         let (stdout, stdout_end) = log_pipe().map_err(StartError::Descriptor)?;
         let (stderr, stderr_end) = log_pipe().map_err(StartError::Descriptor)?;
-        let task_root = layout.task_root.to_string_lossy();
-
-        let mut command = Command::new(path);
         command
-            .current_dir(&layout.task_root)
-            .env_clear()
-            .envs(environment::variables(init, &task_root, api))
             .stdin(Stdio::null())
             .stdout(stdout_end)
             .stderr(stderr_end);
@@ -130,10 +128,7 @@ impl Runtime {
         }
         let spawned = signals::with_sigchld_open(|| command.spawn())
             .map_err(StartError::Descriptor)?
-            .map_err(|source| StartError::Exec {
-                path: path.to_owned(),
-                source,
-            })?;
+            .map_err(|source| StartError::Exec { path, source })?;
         let pid = i32::try_from(spawned.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| StartError::Descriptor(io::ErrorKind::InvalidData.into()))?;
         let exit = pidfd_open(pid, PidfdFlags::empty())
@@ -161,6 +156,49 @@ impl AsFd for Runtime {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.exit.as_fd()
     }
+}
+
+/// The bootstrap in the function's own folder, with Lambda's variables.
+fn of_bootstrap(
+    layout: &Layout,
+    init: &Init,
+    api: SocketAddr,
+) -> Result<(Command, PathBuf), StartError> {
+    let looked_at = layout.bootstraps.clone();
+    let path = layout
+        .bootstrap()
+        .ok_or(StartError::NoBootstrap { looked_at })?;
+    let task_root = layout.task_root.to_string_lossy();
+    let mut command = Command::new(path);
+    command
+        .current_dir(&layout.task_root)
+        .env_clear()
+        .envs(environment::variables(init, &task_root, api));
+    Ok((command, path.to_owned()))
+}
+
+/// A container image's command in its own folder. Its variables give way to the function's.
+fn of_container(
+    container: &Container,
+    layout: &Layout,
+    init: &Init,
+    api: SocketAddr,
+) -> Result<(Command, PathBuf), StartError> {
+    let Some((program, arguments)) = container.arguments.split_first() else {
+        let looked_at = Vec::new();
+        return Err(StartError::NoBootstrap { looked_at });
+    };
+    let mut init = init.clone();
+    init.environment
+        .splice(0..0, container.environment.iter().cloned());
+    let task_root = layout.task_root.to_string_lossy();
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(&container.folder)
+        .env_clear()
+        .envs(environment::variables(&init, &task_root, api));
+    Ok((command, PathBuf::from(program)))
 }
 
 /// The read end does not block, the write end does: a runtime expects that of its

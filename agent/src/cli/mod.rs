@@ -9,9 +9,11 @@
 
 mod agent;
 mod client;
+mod description;
 mod doctor;
 mod function;
 mod invoke;
+mod upload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

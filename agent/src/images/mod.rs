@@ -248,6 +248,5 @@ fn store(image: &Path, directory: &Path) -> Result<Digest, ImageError> {
     Ok(digest)
 }
 
-
 #[cfg(test)]
 mod tests;

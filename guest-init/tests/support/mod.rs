@@ -75,6 +75,7 @@ impl Environment {
             task_root: folder.path().to_owned(),
             bootstraps: vec![PathBuf::from("/nonexistent/bootstrap"), path],
             user: None,
+            container: None,
         };
         let guest = std::thread::spawn(move || {
             let mut guest = Guest::new(Parts {

@@ -33,8 +33,13 @@ pub fn run(build: &Build, directory: &Path, sdk: &[PathBuf], staging: &Path) -> 
         packages::unpack(archive, &headers)?;
     }
     let script = directory.join(&build.script);
-    process::quiet(Command::new("sh").arg(&script).args([&npm, &headers]).arg(staging))
-        .with_context(|| format!("{} failed", script.display()))
+    process::quiet(
+        Command::new("sh")
+            .arg(&script)
+            .args([&npm, &headers])
+            .arg(staging),
+    )
+    .with_context(|| format!("{} failed", script.display()))
 }
 
 /// Downloads a package, checks its hash and unpacks it to `npm/NAME`.
@@ -57,8 +62,7 @@ fn fetch(package: &NpmPackage, scratch: &Path, npm: &Path) -> Result<()> {
     )
     .with_context(|| format!("cannot download {name} (it comes from npm: is it reachable?)"))?;
     let archive = download.join(format!("{name}-{version}.tgz"));
-    let bytes =
-        fs::read(&archive).with_context(|| format!("npm left no {}", archive.display()))?;
+    let bytes = fs::read(&archive).with_context(|| format!("npm left no {}", archive.display()))?;
     let found = format!("{:x}", Sha512::digest(&bytes));
     if found != *sha512 {
         bail!("{name} {version} has the hash {found}, but the recipe wants {sha512}");

@@ -254,7 +254,10 @@ mod tests {
 
         write("deep.toml", "extends = 'own'\n");
         let error = load(directory.path(), "deep").unwrap_err();
-        assert!(error.to_string().contains("own is extended by deep"), "{error}");
+        assert!(
+            error.to_string().contains("own is extended by deep"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -23,12 +23,7 @@ const MERGED: [(&str, &str); 4] = [
 
 /// Fills `staging` with what the recipe asks for. The SDK's packages are for the recipe's own build
 /// only.
-pub fn build(
-    loaded: &Loaded,
-    archives: &[PathBuf],
-    sdk: &[PathBuf],
-    staging: &Path,
-) -> Result<()> {
+pub fn build(loaded: &Loaded, archives: &[PathBuf], sdk: &[PathBuf], staging: &Path) -> Result<()> {
     let recipe = &loaded.recipe;
     for (link, target) in MERGED {
         create_directory(&staging.join(target))?;

@@ -100,6 +100,5 @@ fn read_start(archive: &mut File, into: &mut [u8; 4]) -> Result<usize, UnpackErr
     Ok(start.len())
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,9 @@ pub enum UnpackError {
     #[error("it is compressed with gzip: send the tar archive itself, or a zip")]
     Compressed,
     /// Too many entries.
-    #[error("it has more than {MAX_ENTRIES} files and folders: leave out what the code does not need")]
+    #[error(
+        "it has more than {MAX_ENTRIES} files and folders: leave out what the code does not need"
+    )]
     TooMany,
     /// The content is too long.
     #[error(

@@ -285,7 +285,8 @@ impl Tree {
                 todo.push_front(name.to_vec());
             }
         }
-        if done.len() >= MAX_DEPTH || done.iter().map(|name| name.len() + 1).sum::<usize>() > MAX_PATH
+        if done.len() >= MAX_DEPTH
+            || done.iter().map(|name| name.len() + 1).sum::<usize>() > MAX_PATH
         {
             return Err(fault(path, PathFault::TooDeep));
         }

@@ -134,10 +134,12 @@ impl Table {
             .and_then(|_| archive.read_to_end(&mut tail))
             .map_err(failed())?;
         // The one whose comment reaches exactly to the end of the file.
-        let record = (0..tail.len().saturating_sub(END_LEN - 1)).rev().find(|at| {
-            let record = &tail[*at..];
-            record.starts_with(END) && END_LEN + usize::from(u16_at(record, 20)) == record.len()
-        });
+        let record = (0..tail.len().saturating_sub(END_LEN - 1))
+            .rev()
+            .find(|at| {
+                let record = &tail[*at..];
+                record.starts_with(END) && END_LEN + usize::from(u16_at(record, 20)) == record.len()
+            });
         let Some(at) = record else {
             return Err(UnpackError::Zip("it has no end: was it cut off?"));
         };
@@ -149,11 +151,15 @@ impl Table {
         };
         let large = table.entries == u16::MAX || u32_at(record, 16) == u32::MAX;
         if large || u16_at(record, 4) != 0 || u16_at(record, 8) != table.entries {
-            return Err(UnpackError::Zip("it is in several parts, or in the 64-bit format"));
+            return Err(UnpackError::Zip(
+                "it is in several parts, or in the 64-bit format",
+            ));
         }
         let end = from + u64::try_from(at).unwrap_or(u64::MAX);
         if table.len > MAX_TABLE || table.start.saturating_add(table.len) != end {
-            return Err(UnpackError::Zip("its table of contents is not where it should be"));
+            return Err(UnpackError::Zip(
+                "its table of contents is not where it should be",
+            ));
         }
         Ok(table)
     }

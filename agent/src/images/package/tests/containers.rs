@@ -97,8 +97,13 @@ impl Layout {
 
     fn finish_with(mut self, manifests: &[Value]) -> Vec<u8> {
         let index = Self::index(manifests);
-        self.entries
-            .push(entry(tar::EntryType::Regular, "index.json", "", 0o644, &index));
+        self.entries.push(entry(
+            tar::EntryType::Regular,
+            "index.json",
+            "",
+            0o644,
+            &index,
+        ));
         tar(&self.entries)
     }
 
@@ -127,9 +132,19 @@ fn an_image_has_its_files_and_its_command() {
     });
     let unpacked = layout.unpacked();
     assert_eq!(unpacked.result.as_ref().unwrap(), &Kind::Container);
-    let expected = ["bin -> usr", "etc/", "etc/motd", "second", "usr/", "usr/app"];
+    let expected = [
+        "bin -> usr",
+        "etc/",
+        "etc/motd",
+        "second",
+        "usr/",
+        "usr/app",
+    ];
     assert_eq!(unpacked.list("root"), expected);
-    assert_eq!(unpacked.text("process/arguments"), "/usr/app\0--fast\0handler\0");
+    assert_eq!(
+        unpacked.text("process/arguments"),
+        "/usr/app\0--fast\0handler\0"
+    );
     assert_eq!(unpacked.text("process/environment"), "PATH=/usr\0EMPTY=\0");
     assert_eq!(unpacked.text("process/folder"), "/var/task");
 }
@@ -141,7 +156,11 @@ fn layers_come_in_their_order_however_they_are_compressed() {
     layout.layer(PLAIN, &tar(&lowest), |plain| plain.to_vec());
     let middle = [holding("f", "2"), holding("two", "2")];
     layout.layer(GZIP, &tar(&middle), gzip);
-    layout.layer(ZSTD, &tar(&[holding("f", "3"), holding("three", "3")]), zstd);
+    layout.layer(
+        ZSTD,
+        &tar(&[holding("f", "3"), holding("three", "3")]),
+        zstd,
+    );
     let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip";
     layout.layer(docker, &tar(&[holding("four", "4")]), gzip);
     let unpacked = layout.unpacked();
@@ -151,8 +170,22 @@ fn layers_come_in_their_order_however_they_are_compressed() {
 
 #[test]
 fn whiteouts_remove_what_is_below_and_only_that() {
-    let lower: &[_] = &[file("a/1"), file("a/2"), file("b/c/3"), file("keep"), link("l", "a")];
-    let one = layers(&[lower, &[file("a/.wh.1"), file(".wh.b"), file(".wh.l"), file(".wh.none")]]);
+    let lower: &[_] = &[
+        file("a/1"),
+        file("a/2"),
+        file("b/c/3"),
+        file("keep"),
+        link("l", "a"),
+    ];
+    let one = layers(&[
+        lower,
+        &[
+            file("a/.wh.1"),
+            file(".wh.b"),
+            file(".wh.l"),
+            file(".wh.none"),
+        ],
+    ]);
     assert_eq!(one.list("root"), ["a/", "a/2", "keep"]);
     // What the same layer brings stays, whichever of the two comes first.
     for entries in [
@@ -179,7 +212,10 @@ fn opaque_folders_lose_what_is_below_and_only_that() {
     let whole = layers(&[lower, &[file(".wh..wh..opq"), file("only")]]);
     assert_eq!(whole.list("root"), ["only"]);
     // Engines' own marks are no files.
-    let marked = layers(&[lower, &[file("a/.wh..wh.plnk"), file(".wh."), file(".wh...")]]);
+    let marked = layers(&[
+        lower,
+        &[file("a/.wh..wh.plnk"), file(".wh."), file(".wh...")],
+    ]);
     assert_eq!(marked.list("root"), layers(&[lower]).list("root"));
 }
 
@@ -200,10 +236,23 @@ fn links_on_the_way_lead_where_they_would_in_the_image_and_never_out_of_it() {
         link("host", "/"),
         link("gone", "/nowhere"),
     ];
-    let upper: &[_] = &[file("lib/1"), file("absolute/2"), file("out/3"), file("host/4"), file("gone/5")];
+    let upper: &[_] = &[
+        file("lib/1"),
+        file("absolute/2"),
+        file("out/3"),
+        file("host/4"),
+        file("gone/5"),
+    ];
     let unpacked = layers(&[lower, upper]);
     let mut expected = layers(&[lower]).list("root");
-    for more in ["usr/lib/1", "usr/lib/2", "usr/3", "4", "nowhere/", "nowhere/5"] {
+    for more in [
+        "usr/lib/1",
+        "usr/lib/2",
+        "usr/3",
+        "4",
+        "nowhere/",
+        "nowhere/5",
+    ] {
         expected.push(more.to_owned());
     }
     expected.sort();
@@ -232,7 +281,11 @@ fn hard_links_lead_to_files_of_the_image_only() {
 
 #[test]
 fn devices_and_pipes_are_refused() {
-    for kind in [tar::EntryType::Char, tar::EntryType::Block, tar::EntryType::Fifo] {
+    for kind in [
+        tar::EntryType::Char,
+        tar::EntryType::Block,
+        tar::EntryType::Fifo,
+    ] {
         layers(&[&[entry(kind, "dev/x", "", 0o600, b"")]]).refused("\"dev/x\" is a ");
     }
 }
@@ -245,10 +298,14 @@ fn a_damaged_image_is_refused_by_the_name_of_its_blob() {
     let mut layout = Layout::with(&[layer]);
     let blob = layout.entries.last_mut().unwrap();
     blob[512 + 515] ^= 1;
-    layout.unpacked().refused(&format!("the blob sha256:{digest} does not have"));
+    layout
+        .unpacked()
+        .refused(&format!("the blob sha256:{digest} does not have"));
     let mut layout = Layout::with(&[layer]);
     layout.entries.pop();
-    layout.unpacked().refused(&format!("the blob sha256:{digest} is missing"));
+    layout
+        .unpacked()
+        .refused(&format!("the blob sha256:{digest} is missing"));
     let mut layout = Layout::with(&[layer]);
     layout.layers[0]["size"] = json!(7);
     layout.unpacked().refused("does not have the length");
@@ -257,13 +314,17 @@ fn a_damaged_image_is_refused_by_the_name_of_its_blob() {
     layout.unpacked().refused("is not of the kind sha256");
     let mut layout = Layout::with(&[layer]);
     layout.diff_ids[0] = format!("sha256:{}", "0".repeat(64));
-    layout.unpacked().refused("is not the one that the image's configuration names");
+    layout
+        .unpacked()
+        .refused("is not the one that the image's configuration names");
     let mut layout = Layout::with(&[layer]);
     layout.diff_ids.pop();
     layout.unpacked().refused("1 layers, its configuration 0");
     let mut layout = Layout::with(&[layer]);
     layout.layers[0]["mediaType"] = json!("application/x-other");
-    layout.unpacked().refused("\"application/x-other\": tar, gzip and zstd are known");
+    layout
+        .unpacked()
+        .refused("\"application/x-other\": tar, gzip and zstd are known");
     let mut layout = Layout::new();
     layout.layer(GZIP, &tar(layer), |_| b"no gzip".to_vec());
     layout.unpacked().refused("reading the tar archive");
@@ -343,6 +404,9 @@ fn json_that_is_none_is_refused_by_its_name() {
     Unpacked::new(&tar(&entries)).refused("index.json cannot be understood");
     entries.pop();
     entries[0] = holding("oci-layout", r#"{"imageLayoutVersion":"2.0.0"}"#);
-    entries.push(holding("index.json", r#"{"schemaVersion":2,"manifests":[]}"#));
+    entries.push(holding(
+        "index.json",
+        r#"{"schemaVersion":2,"manifests":[]}"#,
+    ));
     Unpacked::new(&tar(&entries)).refused("the image layout has version \"2.0.0\"");
 }

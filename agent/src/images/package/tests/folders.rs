@@ -28,7 +28,13 @@ fn a_folder_comes_out_as_it_went_in() {
 
     let unpacked = Unpacked::new(&builder.into_inner().unwrap());
     assert_eq!(unpacked.result.as_ref().unwrap(), &Kind::Folder);
-    let expected = ["app.py", "link -> pkg/run", long.as_str(), "pkg/", "pkg/run"];
+    let expected = [
+        "app.py",
+        "link -> pkg/run",
+        long.as_str(),
+        "pkg/",
+        "pkg/run",
+    ];
     assert_eq!(unpacked.list("task"), expected);
     assert_eq!(unpacked.text("task/link"), "run");
     let mode = |path| {
@@ -59,7 +65,10 @@ fn a_link_is_never_followed_wherever_it_leads() {
         let link = link("d", target);
         // A file below a link, before and after it; a link below a link.
         let cases = [
-            (vec![link.clone(), file("d/out")], "goes through a symbolic link"),
+            (
+                vec![link.clone(), file("d/out")],
+                "goes through a symbolic link",
+            ),
             (vec![file("d/out"), link.clone()], "is there twice"),
             (
                 vec![file("f"), link.clone(), super::archives::link("d/out", "x")],

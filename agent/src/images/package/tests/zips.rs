@@ -86,10 +86,14 @@ fn a_zip_comes_out_as_it_went_in() {
     let mut writer = ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let plain = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
     writer.add_directory("pkg/", plain).unwrap();
-    writer.start_file("pkg/žluťoučký.py", plain.unix_permissions(0o600)).unwrap();
+    writer
+        .start_file("pkg/žluťoučký.py", plain.unix_permissions(0o600))
+        .unwrap();
     let text = "import this\n".repeat(1000);
     writer.write_all(text.as_bytes()).unwrap();
-    writer.start_file("bootstrap", plain.unix_permissions(0o755)).unwrap();
+    writer
+        .start_file("bootstrap", plain.unix_permissions(0o755))
+        .unwrap();
     writer.write_all(b"#!/bin/sh\n").unwrap();
     writer.add_symlink("link", "pkg", plain).unwrap();
     let bytes = writer.finish().unwrap().into_inner();
