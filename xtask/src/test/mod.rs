@@ -13,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::assets;
+use crate::boto3;
 use crate::cache::Cache;
+use crate::examples;
 use crate::execution::Stream;
 use crate::job::Job;
 use crate::native;
@@ -113,6 +115,8 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
     }
     heading("assets");
     let assets = assets::make(&cache)?;
+    let examples = examples::make(&cache)?;
+    let boto3 = boto3::make(&cache)?;
 
     let binaries = workspace::target().join("debug");
     let place = Place::choose(&binaries)?;
@@ -121,6 +125,9 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
     let mut job = Job::new(vec!["sh".to_owned(), "-c".to_owned(), script])?;
     job.set("SNAPBACK_ASSETS", assets.to_string_lossy());
     job.set("SNAPBACK_BIN_DIR", binaries.to_string_lossy());
+    job.set("SNAPBACK_EXAMPLES", examples.to_string_lossy());
+    job.set("SNAPBACK_PYTHON", &boto3.python);
+    job.set("SNAPBACK_BOTO3", boto3.packages.to_string_lossy());
     let mut follower = batch::Follower::new(&integration);
     let outcome = place.run(
         &cache,
