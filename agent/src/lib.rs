@@ -23,6 +23,7 @@ pub mod images;
 pub mod keys;
 pub mod lease;
 pub mod lock;
+pub mod logging;
 pub mod node;
 pub mod pager;
 pub mod placement;

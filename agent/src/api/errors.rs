@@ -188,6 +188,7 @@ impl From<CreateError> for ApiError {
             | CreateError::NoLayer(_)
             | CreateError::NotProvided { .. }
             | CreateError::LayersOfContainer
+            | CreateError::Template(..)
             | CreateError::Image(ImageError::Compose(_)) => {
                 Self::new(Kind::InvalidParameterValue, chain(&error))
             }

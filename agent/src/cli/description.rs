@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::ids::FunctionName;
 use toml::{Table, Value};
 
 use super::Connection;
 use crate::function::{FunctionConfig, default_memory, default_timeout};
 use crate::keys;
+use crate::logging::{Format, Level, LoggingConfig};
 
 /// Arguments win over the file.
 #[derive(Debug, Args)]
@@ -43,9 +45,18 @@ pub(super) struct CreateArguments {
     /// How long a request may run, in seconds [default: 3].
     #[arg(long, value_name = "S")]
     timeout: Option<u32>,
+    /// Which processor the function sees: host, x86-64-v2, x86-64-v3 or x86-64-v4 [default: host].
+    #[arg(long, value_name = "TEMPLATE")]
+    cpu_template: Option<CpuTemplate>,
     /// An environment variable; may be given several times, and adds to the file's.
     #[arg(long = "env", value_name = "K=V", value_parser = variable)]
     environment: Vec<(String, String)>,
+    /// What log lines look like, the function's and the platform's [default: text].
+    #[arg(long, value_enum)]
+    log_format: Option<Format>,
+    /// Which lines a function that logs JSON leaves out.
+    #[arg(long, value_enum)]
+    log_level: Option<Level>,
     /// Print the function as JSON.
     #[arg(long)]
     pub json: bool,
@@ -93,6 +104,15 @@ impl CreateArguments {
         if let Some(timeout_s) = self.timeout {
             config.timeout_s = timeout_s;
         }
+        if let Some(template) = self.cpu_template {
+            config.cpu_template = template;
+        }
+        if let Some(format) = self.log_format {
+            config.logging.format = format;
+        }
+        if self.log_level.is_some() {
+            config.logging.application_log_level = self.log_level;
+        }
         config.environment.extend(self.environment.iter().cloned());
         if let Some(code) = &self.code {
             package.code.clone_from(code);
@@ -114,8 +134,10 @@ impl CreateArguments {
                 handler: String::new(),
                 memory_mb: default_memory(),
                 timeout_s: default_timeout(),
+                cpu_template: CpuTemplate::default(),
                 environment: BTreeMap::new(),
                 layers: Vec::new(),
+                logging: LoggingConfig::default(),
             },
             code: PathBuf::new(),
             layers: Vec::new(),

@@ -21,7 +21,7 @@ mod timeouts;
 pub use api::Api;
 pub use limits::Limits;
 pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
-pub use memory::Pager;
+pub use memory::{Pager, Snapshots};
 pub use paths::Paths;
 use range::Range;
 pub use timeouts::Timeouts;
@@ -47,6 +47,8 @@ pub struct Config {
     pub pools: Pools,
     /// The threads that fill in guest memory.
     pub pager: Pager,
+    /// Snapshots on disk.
+    pub snapshots: Snapshots,
     /// The guest's kernel.
     pub kernel: Kernel,
 }
