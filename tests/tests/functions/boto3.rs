@@ -35,7 +35,7 @@ static FOUND: LazyLock<BTreeMap<String, Option<String>>> = LazyLock::new(|| {
     let examples = example("");
     let mut command = Command::new("timeout");
     command
-        .args(["-k", "5", "400"])
+        .args(["-k", "5", "900"])
         .arg(given("SNAPBACK_PYTHON"))
         .arg("-B")
         .arg(script)

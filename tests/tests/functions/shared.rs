@@ -57,7 +57,7 @@ fn arguments(name: &str) -> Vec<String> {
         "tour" => {
             let code = path(&code("tour"));
             let base = [name, "--runtime", "python3.11", "--handler", "app.handler"];
-            words(&[&base[..], &["--timeout", "60", "--code", &code]].concat())
+            words(&[&base[..], &["--timeout", "300", "--code", &code]].concat())
         }
         "node-tour" | "node-stream" => {
             let code = path(&code("node"));
@@ -67,7 +67,7 @@ fn arguments(name: &str) -> Vec<String> {
                 "index.stream"
             };
             let base = [name, "--runtime", "nodejs18.x", "--handler", handler];
-            let more = ["--timeout", "60", "--memory", "256", "--code", &code];
+            let more = ["--timeout", "300", "--memory", "256", "--code", &code];
             words(&[&base[..], &more].concat())
         }
         // The same program as in the example, in a container image.
