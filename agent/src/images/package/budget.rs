@@ -37,6 +37,13 @@ impl Budget {
         self.bomb = self.bytes.saturating_add(allowed);
     }
 
+    /// The longest tar archive that can be within the limits, in bytes: all content, and for
+    /// each entry its header and what fills it up.
+    pub fn longest_tar(&self) -> u64 {
+        let headers = u64::try_from(MAX_ENTRIES).unwrap_or(u64::MAX);
+        self.max_bytes.saturating_add(headers.saturating_mul(1024))
+    }
+
     /// One more entry.
     pub fn entry(&mut self) -> Result<(), UnpackError> {
         self.entries += 1;

@@ -77,10 +77,10 @@ pub fn each<R: Read>(
         budget.entry()?;
         let kind = entry.header().entry_type();
         match kind {
-            EntryType::GNULongName => extended.path = Some(long_text(&mut entry)?),
-            EntryType::GNULongLink => extended.target = Some(long_text(&mut entry)?),
-            EntryType::XHeader => pax(&extension(&mut entry)?, &mut extended)?,
-            EntryType::XGlobalHeader => drop(extension(&mut entry)?),
+            EntryType::GNULongName => extended.path = Some(long_text(&mut entry, budget)?),
+            EntryType::GNULongLink => extended.target = Some(long_text(&mut entry, budget)?),
+            EntryType::XHeader => pax(&extension(&mut entry, budget)?, &mut extended)?,
+            EntryType::XGlobalHeader => drop(extension(&mut entry, budget)?),
             _ => {
                 let Extended { path, target } = std::mem::take(&mut extended);
                 let raw = path.unwrap_or_else(|| entry.path_bytes().into_owned());
@@ -125,21 +125,29 @@ fn item<'a, 'e, R: Read>(
     }
 }
 
-fn extension<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>, UnpackError> {
+fn extension<R: Read>(
+    entry: &mut Entry<'_, R>,
+    budget: &mut Budget,
+) -> Result<Vec<u8>, UnpackError> {
     let mut bytes = Vec::new();
     entry
         .take(MAX_EXTENSION + 1)
         .read_to_end(&mut bytes)
         .map_err(io_error("reading the tar archive"))?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_EXTENSION {
+    let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    if len > MAX_EXTENSION {
         return Err(UnpackError::Tar("an extended header is too long"));
     }
+    budget.take(len)?;
     Ok(bytes)
 }
 
 /// A long name, which ends with a zero byte.
-fn long_text<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>, UnpackError> {
-    let mut bytes = extension(entry)?;
+fn long_text<R: Read>(
+    entry: &mut Entry<'_, R>,
+    budget: &mut Budget,
+) -> Result<Vec<u8>, UnpackError> {
+    let mut bytes = extension(entry, budget)?;
     if bytes.last() == Some(&0) {
         bytes.pop();
     }

@@ -1,6 +1,6 @@
 //! A package's files and folders, in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::path::{MAX_DEPTH, MAX_PATH, Name, check_target};
 use super::refused::{PathFault, UnpackError, readable};
@@ -8,6 +8,8 @@ use super::spool::Content;
 
 /// How many links one path may go through: the kernel's own limit.
 const MAX_LINKS: usize = 40;
+/// How many names may be looked at for one path, those of links' targets included.
+const MAX_STEPS: usize = 256;
 
 /// What an entry's path may go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,14 @@ pub struct Tree {
     root: Folder,
     links: Links,
     layer: usize,
+    /// What this layer has removed from those below: once is enough.
+    removed: BTreeSet<(Vec<Name>, Removed)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Removed {
+    Itself,
+    Content,
 }
 
 impl Folder {
@@ -84,12 +94,14 @@ impl Tree {
             root: Folder::default(),
             links,
             layer: 0,
+            removed: BTreeSet::new(),
         }
     }
 
     /// What comes now replaces what is there.
     pub fn next_layer(&mut self) {
         self.layer += 1;
+        self.removed.clear();
     }
 
     /// The top level.
@@ -163,7 +175,14 @@ impl Tree {
     /// Removes what lower layers have at a path; nothing when there is nothing.
     pub fn remove(&mut self, path: &[Name]) -> Result<(), UnpackError> {
         let layer = self.layer;
-        let Some((folder, name)) = self.existing_place(path)? else {
+        let Some((name, parents)) = path.split_last() else {
+            return Ok(());
+        };
+        let mut real = self.real(parents, path)?;
+        real.push(name.clone());
+        self.remove_once(path, &real, Removed::Itself)?;
+        real.pop();
+        let Some(folder) = self.folder_at(&real) else {
             return Ok(());
         };
         if let Some(entry) = folder.0.get_mut(name) {
@@ -184,15 +203,23 @@ impl Tree {
     pub fn clear(&mut self, path: &[Name]) -> Result<(), UnpackError> {
         let layer = self.layer;
         let real = self.real(path, path)?;
-        let mut folder = &mut self.root;
-        for name in &real {
-            match folder.0.get_mut(name).map(|entry| &mut entry.node) {
-                Some(Node::Folder(inner)) => folder = inner,
-                _ => return Ok(()),
-            }
+        self.remove_once(path, &real, Removed::Content)?;
+        if let Some(folder) = self.folder_at(&real) {
+            folder.keep_only(layer);
         }
-        folder.keep_only(layer);
         Ok(())
+    }
+
+    fn remove_once(
+        &mut self,
+        path: &[Name],
+        real: &[Name],
+        what: Removed,
+    ) -> Result<(), UnpackError> {
+        if self.removed.insert((real.to_vec(), what)) {
+            return Ok(());
+        }
+        Err(UnpackError::Twice { path: words(path) })
     }
 
     fn put(&mut self, path: &[Name], node: Node) -> Result<(), UnpackError> {
@@ -233,31 +260,29 @@ impl Tree {
         Ok(Some(Place { folder, name }))
     }
 
-    /// As [`Self::place`], and makes nothing.
-    fn existing_place<'a>(
-        &mut self,
-        path: &'a [Name],
-    ) -> Result<Option<(&mut Folder, &'a Name)>, UnpackError> {
-        let Some((name, parents)) = path.split_last() else {
-            return Ok(None);
-        };
-        let real = self.real(parents, path)?;
+    /// The folder at a path without links, if there is one.
+    fn folder_at(&mut self, real: &[Name]) -> Option<&mut Folder> {
         let mut folder = &mut self.root;
-        for parent in &real {
-            match folder.0.get_mut(parent).map(|entry| &mut entry.node) {
+        for name in real {
+            match folder.0.get_mut(name).map(|entry| &mut entry.node) {
                 Some(Node::Folder(inner)) => folder = inner,
-                _ => return Ok(None),
+                _ => return None,
             }
         }
-        Ok(Some((folder, name)))
+        Some(folder)
     }
 
     /// The path of folders that `parents` means, without links on the way.
     fn real(&self, parents: &[Name], path: &[Name]) -> Result<Vec<Name>, UnpackError> {
         let mut todo: VecDeque<Name> = parents.iter().cloned().collect();
-        let mut done: Vec<Name> = Vec::new();
-        let mut followed = 0;
+        // The names so far, and the folder that each leads to, if it is there.
+        let mut done: Vec<(Name, Option<&Folder>)> = Vec::new();
+        let (mut followed, mut steps) = (0, 0);
         while let Some(name) = todo.pop_front() {
+            steps += 1;
+            if steps > MAX_STEPS {
+                return Err(fault(path, PathFault::Circle));
+            }
             match name.as_slice() {
                 b"" | b"." => continue,
                 // The root is its own parent, as everywhere.
@@ -265,10 +290,25 @@ impl Tree {
                     done.pop();
                     continue;
                 }
-                _ => done.push(name),
+                _ => {}
             }
-            let Some(Node::Link(target)) = self.node(&done) else {
-                continue;
+            let folder = done.last().map_or(Some(&self.root), |(_, folder)| *folder);
+            let target = match folder.and_then(|folder| folder.0.get(&name)) {
+                Some(Entry {
+                    node: Node::Link(target),
+                    ..
+                }) => target,
+                Some(Entry {
+                    node: Node::Folder(inner),
+                    ..
+                }) => {
+                    done.push((name, Some(inner)));
+                    continue;
+                }
+                _ => {
+                    done.push((name, None));
+                    continue;
+                }
             };
             if self.links == Links::Refused {
                 return Err(fault(path, PathFault::ThroughLink));
@@ -277,7 +317,6 @@ impl Tree {
             if followed > MAX_LINKS {
                 return Err(fault(path, PathFault::Circle));
             }
-            done.pop();
             if target.first() == Some(&b'/') {
                 done.clear();
             }
@@ -285,12 +324,11 @@ impl Tree {
                 todo.push_front(name.to_vec());
             }
         }
-        if done.len() >= MAX_DEPTH
-            || done.iter().map(|name| name.len() + 1).sum::<usize>() > MAX_PATH
-        {
+        let len: usize = done.iter().map(|(name, _)| name.len() + 1).sum();
+        if done.len() >= MAX_DEPTH || len > MAX_PATH {
             return Err(fault(path, PathFault::TooDeep));
         }
-        Ok(done)
+        Ok(done.into_iter().map(|(name, _)| name).collect())
     }
 
     fn node(&self, path: &[Name]) -> Option<&Node> {

@@ -56,9 +56,10 @@ pub fn read(
     if zip.len() != count || zip.central_directory_start() != table.start {
         return Err(UnpackError::Zip("it has more than one table of contents"));
     }
-    for index in 0..count {
+    let names: Vec<_> = zip.file_names_raw().map(<[u8]>::to_vec).collect();
+    for (index, name) in names.iter().enumerate() {
         budget.entry()?;
-        entry(&mut zip, index, tree, spool, budget)?;
+        entry(&mut zip, index, name, tree, spool, budget)?;
     }
     Ok(())
 }
@@ -66,24 +67,23 @@ pub fn read(
 fn entry(
     zip: &mut ZipArchive<File>,
     index: usize,
+    name: &[u8],
     tree: &mut Tree,
     spool: &mut Spool,
     budget: &mut Budget,
 ) -> Result<(), UnpackError> {
-    let name = zip.file_names_raw().nth(index).map(<[u8]>::to_vec);
-    let name = name.unwrap_or_default();
     let failed = |source: ZipError| UnpackError::ZipEntry {
-        path: readable(&name),
+        path: readable(name),
         source,
     };
     let mut file = zip.by_index(index).map_err(failed)?;
-    let path = parse(&name)?;
+    let path = parse(name)?;
     let mode = file.unix_mode().unwrap_or(0);
     let folder = name.ends_with(b"/");
     match mode & KIND_MASK {
         0 | KIND_FILE if !folder => {
             let content = spool.keep(&mut file, mode & 0o111 != 0, budget);
-            tree.add_file(&path, content.map_err(|error| unreadable(error, &name))?)
+            tree.add_file(&path, content.map_err(|error| unreadable(error, name))?)
         }
         0 | KIND_FILE | KIND_FOLDER => tree.add_folder(&path),
         KIND_LINK => {
@@ -95,7 +95,7 @@ fn entry(
             tree.add_link(&path, &target)
         }
         _ => Err(UnpackError::Kind {
-            path: readable(&name),
+            path: readable(name),
             kind: "device, pipe or socket",
         }),
     }

@@ -46,6 +46,7 @@ pub fn apply(
     let mut plain = Hashed {
         inner: decompress(blob, compressed)?,
         hash: &mut hash,
+        left: budget.longest_tar(),
     };
     tarball::each(&mut plain, budget, |item, budget| {
         entry(item, tree, spool, budget)
@@ -147,15 +148,22 @@ fn decompress<'a>(
     }
 }
 
-/// Hashes what is read.
+/// Hashes what is read, and ends what is too long: an entry that is skipped is decompressed,
+/// too.
 struct Hashed<'a, R> {
     inner: R,
     hash: &'a mut Sha256,
+    left: u64,
 }
 
 impl<R: Read> Read for Hashed<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
+        let len = u64::try_from(read).unwrap_or(u64::MAX);
+        self.left = self
+            .left
+            .checked_sub(len)
+            .ok_or_else(|| io::Error::other("the layer is longer than its files can be"))?;
         self.hash.update(&buffer[..read]);
         Ok(read)
     }

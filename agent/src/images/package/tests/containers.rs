@@ -265,6 +265,26 @@ fn links_on_the_way_lead_where_they_would_in_the_image_and_never_out_of_it() {
 }
 
 #[test]
+fn what_would_take_long_to_follow_is_refused() {
+    // Each link leads through hundreds of names to the next one.
+    let detour = "d/../".repeat(90);
+    let chain: Vec<_> = (0..40)
+        .map(|number| {
+            let next = format!("{detour}l{}", number + 1);
+            let long = pax("linkpath", &next);
+            [long, link(&format!("l{number}"), "")].concat()
+        })
+        .chain([folder("d")])
+        .collect();
+    layers(&[&chain, &[file("l0/f")]]).refused("too many symbolic links");
+    // To remove a thing twice says nothing new.
+    let twice = [file(".wh.f"), file(".wh.f")];
+    layers(&[&[file("f")], &twice]).refused("is there twice");
+    let twice = [file("a/.wh..wh..opq"), file("l/.wh..wh..opq")];
+    layers(&[&[file("a/f"), link("l", "a")], &twice]).refused("is there twice");
+}
+
+#[test]
 fn hard_links_lead_to_files_of_the_image_only() {
     let lower: &[_] = &[holding("f", "one"), link("dir", "."), folder("d/")];
     let linked = layers(&[lower, &[hard_link("g", "dir/f")]]);
@@ -389,6 +409,15 @@ fn a_bomb_in_a_layer_is_refused() {
     let bytes = layout.finish();
     assert!(bytes.len() < 200 * 1024);
     Unpacked::within(&bytes, 1024 * MAX).refused("decompression bomb");
+    // A folder with content, which is only skipped, counts, too.
+    let mut layout = Layout::new();
+    let long = vec![0; 160 * 1024 * 1024];
+    let skipped = tar(&[
+        file("f"),
+        entry(tar::EntryType::Directory, "d", "", 0o700, &long),
+    ]);
+    layout.layer(GZIP, &skipped, gzip);
+    Unpacked::within(&layout.finish(), MAX).refused("longer than its files can be");
     // Zeroes after the archive's end count, too.
     let mut layout = Layout::new();
     let long = [tar(&[file("f")]), zeroes].concat();
