@@ -5,6 +5,7 @@
 //! user) and no capabilities (they fall with the user id; `privileges` keeps them
 //! from coming back). Their environment is built from nothing.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
@@ -20,6 +21,7 @@ use rustix::process::{
 };
 use snapback_proto::guest::ExitStatus;
 
+use crate::package::Container;
 use crate::privileges::with_ordinary_priority;
 use crate::sys::signals;
 
@@ -34,6 +36,8 @@ pub struct Layout {
     pub extensions: PathBuf,
     /// Who they run as; `None`: as this process.
     pub user: Option<User>,
+    /// The container image whose command is the runtime, in place of a bootstrap.
+    pub container: Option<Container>,
 }
 
 /// A user and group.
@@ -48,21 +52,43 @@ pub struct User {
 impl Layout {
     /// As in Lambda's environment.
     #[must_use]
-    pub fn lambda() -> Self {
+    pub fn lambda(container: Option<Container>) -> Self {
         let folders = ["/var/task", "/opt", "/var/runtime"];
         Self {
             task_root: PathBuf::from("/var/task"),
             bootstraps: folders.map(|f| Path::new(f).join("bootstrap")).to_vec(),
             extensions: PathBuf::from("/opt/extensions"),
             user: Some(User { uid: 993, gid: 990 }),
+            container,
         }
     }
 
-    /// The runtime's program.
+    /// What the runtime is: the container image's command, or the bootstrap in the
+    /// function's own folder.
     ///
     /// # Errors
     /// When there is none.
-    pub fn bootstrap(&self) -> Result<&Path, StartError> {
+    pub fn runtime(&self) -> Result<Runtime<'_>, StartError> {
+        match &self.container {
+            Some(container) => match container.arguments.split_first() {
+                Some((program, arguments)) => Ok(Runtime {
+                    path: Path::new(program),
+                    arguments,
+                    folder: &container.folder,
+                }),
+                None => Err(StartError::NoBootstrap {
+                    looked_at: Vec::new(),
+                }),
+            },
+            None => Ok(Runtime {
+                path: self.bootstrap()?,
+                arguments: &[],
+                folder: &self.task_root,
+            }),
+        }
+    }
+
+    fn bootstrap(&self) -> Result<&Path, StartError> {
         let is_program = |path: &Path| {
             let metadata = path.metadata();
             metadata.is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
@@ -77,11 +103,24 @@ impl Layout {
     }
 }
 
+/// The runtime's program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runtime<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Its arguments, without its name.
+    pub arguments: &'a [OsString],
+    /// Its working directory.
+    pub folder: &'a Path,
+}
+
 /// A program that is to be started.
 #[derive(Debug)]
 pub struct Program<'a> {
     /// The file.
     pub path: &'a Path,
+    /// Its arguments, without its name.
+    pub arguments: &'a [OsString],
     /// Its working directory.
     pub folder: &'a Path,
     /// All its environment variables.
@@ -141,6 +180,7 @@ impl Process {
 
         let mut command = Command::new(program.path);
         command
+            .args(program.arguments)
             .current_dir(program.folder)
             .env_clear()
             .envs(program.environment)

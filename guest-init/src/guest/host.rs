@@ -66,9 +66,16 @@ impl Guest {
             .map_err(GuestError::during("find its own address"))?;
         let task_root = self.layout.task_root.to_string_lossy();
         let init = self.init.as_ref();
-        Ok(init.map_or_else(Vec::new, |init| {
-            environment::variables(init, &task_root, api)
-        }))
+        let mut init = match init {
+            Some(init) => init.clone(),
+            None => return Ok(Vec::new()),
+        };
+        if let Some(container) = &self.layout.container {
+            // The image's give way to the function's.
+            let images = container.environment.iter().cloned();
+            init.environment.splice(0..0, images);
+        }
+        Ok(environment::variables(&init, &task_root, api))
     }
 
     fn start_extensions(&mut self) -> Result<(), GuestError> {
@@ -85,6 +92,7 @@ impl Guest {
             let place = self.extensions.launched(name.into_owned());
             let started = Process::start(Program {
                 path: &path,
+                arguments: &[],
                 folder: Path::new("/"),
                 environment: environment::for_extension(self.variables()?),
                 user: self.layout.user,
@@ -112,10 +120,11 @@ impl Guest {
         }
         self.started = Some(Instant::now());
         self.on_init_start();
-        let started = self.layout.bootstrap().and_then(|path| {
+        let started = self.layout.runtime().and_then(|runtime| {
             Process::start(Program {
-                path,
-                folder: &self.layout.task_root,
+                path: runtime.path,
+                arguments: runtime.arguments,
+                folder: runtime.folder,
                 environment: self.variables().unwrap_or_default(),
                 user: self.layout.user,
             })

@@ -97,6 +97,7 @@ impl Environment {
             bootstraps: vec![PathBuf::from("/nonexistent/bootstrap"), path],
             extensions: folder.path().join("extensions"),
             user: None,
+            container: None,
         };
         let guest = std::thread::spawn(move || {
             let mut guest = Guest::new(Parts {

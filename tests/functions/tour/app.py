@@ -49,6 +49,8 @@ def facts(event, context, now):
             "memory_limit_in_mb": context.memory_limit_in_mb,
             "aws_request_id": context.aws_request_id,
             "remaining_ms": context.get_remaining_time_in_millis(),
+            "tenant_id": context.tenant_id,
+            "custom": context.client_context and context.client_context.custom,
         },
     }
 

@@ -13,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::assets;
+use crate::boto3;
 use crate::cache::Cache;
+use crate::examples;
 use crate::execution::Stream;
 use crate::job::Job;
 use crate::native;
@@ -116,6 +118,8 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
     }
     heading("assets");
     let assets = assets::make(&cache)?;
+    let examples = examples::make(&cache)?;
+    let boto3 = boto3::make(&cache)?;
 
     let binaries = workspace::target().join("debug");
     let place = Place::choose(&binaries)?;
@@ -129,6 +133,9 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
         job.set(BLESS, bless.to_string_lossy());
         job.shares.push(workspace::root().join("tests/goldens"));
     }
+    job.set("SNAPBACK_EXAMPLES", examples.to_string_lossy());
+    job.set("SNAPBACK_PYTHON", &boto3.python);
+    job.set("SNAPBACK_BOTO3", boto3.packages.to_string_lossy());
     let mut follower = batch::Follower::new(&integration);
     let outcome = place.run(
         &cache,
