@@ -15,6 +15,7 @@
 mod api;
 mod concurrency;
 mod create;
+mod diffs;
 mod exclusive;
 mod failures;
 mod harness;
@@ -27,4 +28,5 @@ mod payloads;
 mod restarts;
 mod snapshots;
 mod streaming;
+mod templates;
 mod uniqueness;

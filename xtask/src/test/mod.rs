@@ -27,6 +27,9 @@ use programs::TestProgram;
 /// How long one program of unit tests may take.
 const UNIT_LIMIT: Duration = Duration::from_secs(600);
 
+/// Set to make what tests compare with anew: golden snapshots.
+const BLESS: &str = "SNAPBACK_BLESS";
+
 /// What to test.
 pub struct Options {
     /// Only integration tests whose name contains this, and no static checks.
@@ -121,6 +124,11 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
     let mut job = Job::new(vec!["sh".to_owned(), "-c".to_owned(), script])?;
     job.set("SNAPBACK_ASSETS", assets.to_string_lossy());
     job.set("SNAPBACK_BIN_DIR", binaries.to_string_lossy());
+    if let Some(bless) = std::env::var_os(BLESS) {
+        // Tests write what they would compare with.
+        job.set(BLESS, bless.to_string_lossy());
+        job.shares.push(workspace::root().join("tests/goldens"));
+    }
     let mut follower = batch::Follower::new(&integration);
     let outcome = place.run(
         &cache,
