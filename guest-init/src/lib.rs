@@ -30,9 +30,11 @@
 
 pub mod channel;
 pub mod environment;
+pub mod extensions;
 pub mod guest;
 pub mod http;
 pub mod identity;
+pub mod kernel_log;
 pub mod logs;
 pub mod loopback;
 pub mod mounts;
@@ -46,3 +48,4 @@ pub mod runtime_api;
 pub mod sandbox;
 pub mod seccomp;
 pub mod sys;
+pub mod telemetry;

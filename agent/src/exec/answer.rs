@@ -36,6 +36,16 @@ pub fn timed_out(request: &RequestId, timeout: Duration) -> Vec<u8> {
     body("Sandbox.Timedout", request, &what)
 }
 
+/// The initialisation took longer than it may: its error type, and the JSON.
+pub fn init_timed_out(limit: Duration) -> (String, Vec<u8>) {
+    let error_type = "Sandbox.Timedout";
+    let what = format!(
+        "Error: Task timed out after {:.2} seconds",
+        limit.as_secs_f64()
+    );
+    (error_type.to_owned(), plain(error_type, what))
+}
+
 /// A streamed answer has more than `limit` bytes: its error type, and the JSON.
 pub fn too_large(limit: u64) -> (String, Vec<u8>) {
     let error_type = "Function.ResponseSizeTooLarge";

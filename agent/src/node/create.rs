@@ -248,6 +248,7 @@ impl Node {
     ) -> Result<(Built, Parts), CreateError> {
         let input = BuildInput {
             init: config.init(),
+            timeout: config.timeout(),
             machine: config.machine(),
             kernel: assets.kernel,
             initramfs: assets.initramfs,

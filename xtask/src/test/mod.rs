@@ -29,6 +29,9 @@ use programs::TestProgram;
 /// How long one program of unit tests may take.
 const UNIT_LIMIT: Duration = Duration::from_secs(600);
 
+/// Set to make what tests compare with anew: golden snapshots.
+const BLESS: &str = "SNAPBACK_BLESS";
+
 /// What to test.
 pub struct Options {
     /// Only integration tests whose name contains this, and no static checks.
@@ -128,6 +131,11 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
     job.set("SNAPBACK_EXAMPLES", examples.to_string_lossy());
     job.set("SNAPBACK_PYTHON", &boto3.python);
     job.set("SNAPBACK_BOTO3", boto3.packages.to_string_lossy());
+    if let Some(bless) = std::env::var_os(BLESS) {
+        // Tests write what they would compare with.
+        job.set(BLESS, bless.to_string_lossy());
+        job.shares.push(workspace::root().join("tests/goldens"));
+    }
     let mut follower = batch::Follower::new(&integration);
     let outcome = place.run(
         &cache,

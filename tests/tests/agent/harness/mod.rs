@@ -4,7 +4,9 @@
 use std::ops::Deref;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-pub use snapback_tests::harness::{agent, cli, given, http, place, processes, tour_code, wait_for};
+pub use snapback_tests::harness::{
+    LIMIT, agent, cli, function_code, given, http, place, processes, tour_code, wait_for,
+};
 
 use agent::Agent;
 use place::Place;
