@@ -246,6 +246,7 @@ impl Executor {
         let boot = Command::Boot {
             command_line: self.command_line.clone(),
             devices: Devices::read_only_disks(input.disks.len()),
+            hub: false,
         };
         let control = &mut blank.process.control;
         let answer = control

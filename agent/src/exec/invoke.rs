@@ -240,10 +240,10 @@ impl Executor {
         let control = &mut environment.process.control;
         let fds = [theirs.as_fd()];
         let answer = control
-            .command(&Command::Run, &fds, self.timeouts.command())
+            .command(&Command::Run { hub: false }, &fds, self.timeouts.command())
             .await?;
         if answer.reply != Reply::Running {
-            return Err(control.unexpected(&Command::Run).into());
+            return Err(control.unexpected(&Command::Run { hub: false }).into());
         }
         Ok(channel)
     }

@@ -21,7 +21,6 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::iter::once;
-use std::os::fd::OwnedFd;
 
 pub use effects::{Effects, GuestEnd, Lines};
 use layout::{
@@ -30,6 +29,7 @@ use layout::{
 };
 pub use state::{BusV1, NotQuiet, RebaseError, RestoreError, TooManyDevices};
 
+use crate::control::HostEnds;
 use crate::devices::i8042::I8042;
 use crate::devices::serial::Serial;
 use crate::devices::{power, pvpanic};
@@ -191,7 +191,7 @@ impl Bus {
         effects
     }
 
-    /// The host's side of devices was changed ([`Bus::attach_channel`], or a
+    /// The host's side of devices was changed ([`Bus::attach_hosts`], or a
     /// restore): they do what follows from it.
     pub fn host_changed(&mut self, ram: &GuestRam) -> Effects {
         let mut effects = Effects::NONE;
@@ -201,20 +201,16 @@ impl Bus {
         effects
     }
 
-    /// Gives the invocation channel a host end (a stream socket): the connection
-    /// that the guest will make, or the one that a restore brought. Call
-    /// [`Bus::host_changed`] afterwards.
+    /// Gives the vsock device the host's side of a lease: the end of the invocation
+    /// channel that the guest will open, or that a restore brought, and the hub. Call
+    /// [`Bus::host_changed`] afterwards; [`Bus::restore`] takes all of it away.
     ///
     /// # Errors
-    /// When the socket cannot be made non-blocking.
-    pub fn attach_channel(&mut self, socket: OwnedFd) -> io::Result<()> {
-        self.vsock.device_mut().attach_channel(socket)
-    }
-
-    /// Takes the channel's host end away without telling the guest; what the guest
-    /// sent and the host has not taken is dropped. For a reset.
-    pub fn detach_channel(&mut self) {
-        self.vsock.device_mut().detach_channel();
+    /// When a socket cannot be made non-blocking.
+    pub fn attach_hosts(&mut self, ends: HostEnds) -> io::Result<()> {
+        let vsock = self.vsock.device_mut();
+        vsock.attach_channel(ends.channel)?;
+        ends.hub.map_or(Ok(()), |hub| vsock.attach_hub(hub))
     }
 
     /// Drops the frames that wait for a guest which is about to run: they were sent to
@@ -276,8 +272,8 @@ impl Bus {
     }
 
     /// Puts every device into `state`, which may come from a hostile file. Guest
-    /// memory is only asked for its size, never read. Host sockets of vsock
-    /// connections are closed; [`Bus::attach_channel`] gives the channel a new one.
+    /// memory is only asked for its size, never read. All host sockets of vsock are
+    /// closed; [`Bus::attach_hosts`] brings new ones.
     ///
     /// # Errors
     /// [`RestoreError`] names the device; the bus must not be used afterwards.

@@ -7,6 +7,7 @@
 )]
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use vm_memory::{Bytes, GuestAddress};
@@ -194,7 +195,11 @@ fn the_channel_is_polled_when_the_guest_opened_it() {
     let vsock = Vsock::new(poll.device(Bus::VSOCK));
     let mut bus = Bus::new(Serial::mute(), vsock, None, Vec::new()).unwrap();
     let (ours, mut host) = UnixStream::pair().unwrap();
-    bus.attach_channel(ours.into()).unwrap();
+    let ends = HostEnds {
+        channel: ours.into(),
+        hub: None,
+    };
+    bus.attach_hosts(ends).unwrap();
     host.write_all(b"early").unwrap();
     assert_eq!(poll.ready().unwrap(), []);
     initialise(&mut bus, 0, &ram);
@@ -228,8 +233,9 @@ fn the_channel_is_polled_when_the_guest_opened_it() {
     assert_eq!(bus.host_ready(&[elsewhere], &ram), Effects::NONE);
     assert_eq!(lengths(&mut rx), [44 + 5]);
     assert!(bus.is_quiet());
-    assert_eq!(bus.save().unwrap().vsock.device.connections.len(), 1);
-    bus.detach_channel();
+    let state = bus.save().unwrap();
+    assert!(state.vsock.device.channel.is_some());
+    bus.restore(&state, &ram).unwrap();
     assert_eq!(poll.ready().unwrap(), []);
     assert_eq!(host.read(&mut [0]).unwrap(), 0);
 }

@@ -29,13 +29,22 @@ pub enum Request {
     Restore(RestoreFiles),
     /// See [`Command::Run`].
     Run {
-        /// Host end of the invocation channel.
-        channel: OwnedFd,
+        /// Host ends of what the guest connects to.
+        ends: HostEnds,
     },
     /// See [`Command::Reset`].
     Reset,
     /// See [`Command::Verify`].
     Verify,
+}
+
+/// The host's side of a lease.
+#[derive(Debug)]
+pub struct HostEnds {
+    /// Host end of the invocation channel.
+    pub channel: OwnedFd,
+    /// The vsock hub, when the guest may have other connections.
+    pub hub: Option<OwnedFd>,
 }
 
 /// What a machine boots from.
@@ -51,8 +60,8 @@ pub struct BootFiles {
     pub initramfs: File,
     /// Where serial output goes.
     pub serial: OwnedFd,
-    /// Host end of the invocation channel.
-    pub channel: OwnedFd,
+    /// Host ends of what the guest connects to.
+    pub ends: HostEnds,
     /// What stands behind its devices.
     pub devices: DeviceFiles,
 }
@@ -178,7 +187,7 @@ impl ControlSocket {
 }
 
 impl Request {
-    fn new(command: Command, fds: Vec<OwnedFd>) -> Result<Self, RequestError> {
+    fn new(command: Command, mut fds: Vec<OwnedFd>) -> Result<Self, RequestError> {
         let name = command.name();
         let found = fds.len();
         let wrong = |expected| RequestError::Descriptors {
@@ -194,8 +203,11 @@ impl Request {
             Command::Boot {
                 command_line,
                 devices,
+                hub,
             } => {
-                let (head, devices) = split(fds, &devices).map_err(wrong)?;
+                let hub_end = take_hub(&mut fds, hub);
+                let (head, devices) =
+                    split(fds, &devices).map_err(|n| wrong(n + usize::from(hub)))?;
                 let [memory, kernel, initramfs, serial, channel] = head;
                 let (kernel, initramfs) = (kernel.into(), initramfs.into());
                 let files = BootFiles {
@@ -204,7 +216,10 @@ impl Request {
                     kernel,
                     initramfs,
                     serial,
-                    channel,
+                    ends: HostEnds {
+                        channel,
+                        hub: hub_end,
+                    },
                     devices,
                 };
                 Ok(Self::Boot(files))
@@ -226,9 +241,14 @@ impl Request {
                     devices,
                 }))
             }
-            Command::Run => {
-                let [channel] = exactly(fds).ok_or(wrong(1))?;
-                Ok(Self::Run { channel })
+            Command::Run { hub } => {
+                let hub_end = take_hub(&mut fds, hub);
+                let [channel] = exactly(fds).ok_or(wrong(1 + usize::from(hub)))?;
+                let ends = HostEnds {
+                    channel,
+                    hub: hub_end,
+                };
+                Ok(Self::Run { ends })
             }
             Command::Reset => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
@@ -258,6 +278,11 @@ impl Request {
 
 fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Option<[OwnedFd; N]> {
     fds.try_into().ok()
+}
+
+/// The hub comes last, if there is one.
+fn take_hub(fds: &mut Vec<OwnedFd>, hub: bool) -> Option<OwnedFd> {
+    if hub { fds.pop() } else { None }
 }
 
 /// `N` descriptors by position and then those of `devices`, or how many there
@@ -330,6 +355,12 @@ mod tests {
         let boot = Command::Boot {
             command_line: String::new(),
             devices: Devices::read_only_disks(2),
+            hub: false,
+        };
+        let with_hub = Command::Boot {
+            command_line: String::new(),
+            devices: Devices::read_only_disks(2),
+            hub: true,
         };
         let restore = Command::Restore {
             devices: Devices {
@@ -344,8 +375,10 @@ mod tests {
         };
         let cases = [
             (boot, 7),
+            (with_hub, 8),
             (restore, 7),
-            (Command::Run, 1),
+            (Command::Run { hub: false }, 1),
+            (Command::Run { hub: true }, 2),
             (Command::Reset, 0),
             (Command::Verify, 0),
         ];

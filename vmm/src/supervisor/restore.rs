@@ -56,7 +56,7 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
     )?;
     live.board
         .bus()
-        .attach_channel(files.channel)
+        .attach_hosts(files.ends)
         .map_err(StartError::Channel)?;
     // The others wait for the first one to start them (Intel SDM volume 3, 9.4).
     if let Some(first) = live.vcpus.first() {

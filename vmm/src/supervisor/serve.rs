@@ -172,11 +172,8 @@ impl Supervisor {
                     Reply::Restored.into(),
                 )
             }
-            (Request::Run { channel }, Contents::Restored(live, saved)) => {
-                live.board
-                    .bus()
-                    .attach_channel(channel)
-                    .map_err(|e| fail(&e))?;
+            (Request::Run { ends }, Contents::Restored(live, saved)) => {
+                live.board.bus().attach_hosts(ends).map_err(|e| fail(&e))?;
                 live.resume(&saved).map_err(|e| fail(&e))?;
                 nudge(&live).map_err(|e| fail(&e))?;
                 (Contents::Restored(live, saved), Reply::Running.into())

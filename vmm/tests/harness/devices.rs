@@ -39,6 +39,8 @@ pub struct Extra<'a> {
     pub scratch: &'a [Scratch],
     /// The host's end of `eth0`.
     pub tap: Option<&'a OwnedFd>,
+    /// The VMM's end of a vsock hub, for a machine that boots.
+    pub hub: Option<&'a OwnedFd>,
 }
 
 impl<'a> Extra<'a> {
@@ -60,6 +62,7 @@ impl<'a> Extra<'a> {
             fds.extend([&disk.base as &dyn AsFd, &disk.overlay]);
         }
         fds.extend(self.tap.map(|tap| -> &dyn AsFd { tap }));
+        fds.extend(self.hub.map(|hub| -> &dyn AsFd { hub }));
         fds
     }
 }

@@ -29,7 +29,9 @@ pub(super) fn asset(name: &str) -> File {
 /// tells how often it was called in this life of its memory. Or it looks at its
 /// guest with an expression of the test.
 const FUNCTION: &str = r#"
+import os
 calls = 0
+exec(os.environ.get("AT_INIT", ""))
 
 def handler(event, context):
     global calls
@@ -81,6 +83,28 @@ impl Shape {
     /// Guest memory, in bytes.
     pub fn memory(self) -> u64 {
         u64::from(self.memory_mib) << 20
+    }
+}
+
+/// How to boot a machine.
+pub struct Boot {
+    pub shape: Shape,
+    /// The VMM's end of a vsock hub.
+    pub hub: Option<OwnedFd>,
+    /// Python that the function runs while it is initialised.
+    pub at_init: &'static str,
+    /// What is done right before the snapshot is taken.
+    pub before_snapshot: Box<dyn FnOnce()>,
+}
+
+impl From<Shape> for Boot {
+    fn from(shape: Shape) -> Self {
+        Self {
+            shape,
+            hub: None,
+            at_init: "",
+            before_snapshot: Box::new(|| ()),
+        }
     }
 }
 
@@ -141,6 +165,7 @@ impl Booted {
         let command = control::Command::Boot {
             command_line: format!("{fixed} {}", software.arguments),
             devices: extra.devices(),
+            hub: extra.hub.is_some(),
         };
         let kernel = asset("vmlinux");
         let mut fds: Vec<&dyn AsFd> = vec![&memory, &kernel, &software.initramfs, &serial, &theirs];
@@ -200,13 +225,20 @@ impl Booted {
 }
 
 /// Boots a guest that is a function, as an agent does, and waits for its ready point.
-pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
+pub fn boot_and_snapshot(boot: impl Into<Boot>) -> Snapshot {
+    let boot: Boot = boot.into();
+    let shape = boot.shape;
     let software = Software {
         initramfs: asset("guest-init.cpio"),
         disk: code_image(),
         arguments: String::new(),
     };
-    let mut booted = Booted::start(shape, software, &Extra::default());
+    let extra = Extra {
+        hub: boot.hub.as_ref(),
+        ..Extra::default()
+    };
+    let mut booted = Booted::start(shape, software, &extra);
+    drop(boot.hub);
     let channel = &mut booted.channel;
     let (hello, _) = read_frame::<GuestMessage>(channel).unwrap();
     assert!(matches!(hello, GuestMessage::Hello { .. }), "{hello:?}");
@@ -221,7 +253,7 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
         log_level: None,
         // Its sockets are what some tests look at.
         vsock: VsockAccess::Allowed,
-        environment: vec![],
+        environment: vec![("AT_INIT".to_owned(), boot.at_init.to_owned())],
         wall_clock_ns: wall_clock_ns(),
     };
     write_frame(channel, &HostMessage::Init(init), b"").unwrap();
@@ -232,6 +264,7 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
             (other, payload) => panic!("{other:?} {}", String::from_utf8_lossy(&payload)),
         }
     }
+    (boot.before_snapshot)();
     booted.snapshot()
 }
 

@@ -11,8 +11,9 @@
 
 mod console;
 mod devices;
-mod guest;
+pub mod guest;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -164,6 +165,8 @@ fn wall_clock_ns() -> u64 {
 pub struct TestMachine {
     pub vmm: Vmm,
     pub faults: Arc<AtomicU64>,
+    /// The VMM's end of a vsock hub for the next run.
+    pub hub: Cell<Option<OwnedFd>>,
     pub console: Console,
     generation: u64,
 }
@@ -214,6 +217,7 @@ pub fn restored_with(snapshot: &Snapshot, cache: Cache, extra: &Extra<'_>) -> Te
     TestMachine {
         vmm,
         faults,
+        hub: Cell::new(None),
         console,
         generation: 0,
     }
@@ -284,10 +288,11 @@ impl TestMachine {
     /// Lets the guest run on a fresh channel.
     pub fn run(&self) -> UnixStream {
         let (channel, theirs) = stream_pair();
-        assert_eq!(
-            self.vmm.ask(&control::Command::Run, &[&theirs]).0,
-            Reply::Running
-        );
+        let hub = self.hub.take();
+        let mut fds: Vec<&dyn AsFd> = vec![&theirs];
+        fds.extend(hub.as_ref().map(|hub| -> &dyn AsFd { hub }));
+        let run = control::Command::Run { hub: hub.is_some() };
+        assert_eq!(self.vmm.ask(&run, &fds).0, Reply::Running);
         channel
     }
 

@@ -143,6 +143,7 @@ impl Net {
         let interest = Interest {
             readable: !self.rx_starved,
             writable: self.tx_blocked,
+            hangup: false,
         };
         self.tap.want(interest).map_err(DeviceError::Host)
     }
