@@ -63,29 +63,26 @@ impl Layout {
         }
     }
 
-    /// What the runtime is: the container image's command, or the bootstrap in the
-    /// function's own folder.
+    /// The runtime: a container image's command, or a bootstrap.
     ///
     /// # Errors
     /// When there is none.
-    pub fn runtime(&self) -> Result<Runtime<'_>, StartError> {
-        match &self.container {
-            Some(container) => match container.arguments.split_first() {
-                Some((program, arguments)) => Ok(Runtime {
-                    path: Path::new(program),
-                    arguments,
-                    folder: &container.folder,
-                }),
-                None => Err(StartError::NoBootstrap {
-                    looked_at: Vec::new(),
-                }),
-            },
-            None => Ok(Runtime {
-                path: self.bootstrap()?,
-                arguments: &[],
-                folder: &self.task_root,
-            }),
-        }
+    pub fn runtime(&self, environment: Vec<(String, String)>) -> Result<Program<'_>, StartError> {
+        let command = self.container.as_ref().and_then(|container| {
+            let (path, arguments) = container.arguments.split_first()?;
+            Some((Path::new(path), arguments, container.folder.as_path()))
+        });
+        let (path, arguments, folder) = match command {
+            Some(command) => command,
+            None => (self.bootstrap()?, &[][..], self.task_root.as_path()),
+        };
+        Ok(Program {
+            path,
+            arguments,
+            folder,
+            environment,
+            user: self.user,
+        })
     }
 
     fn bootstrap(&self) -> Result<&Path, StartError> {
@@ -103,23 +100,12 @@ impl Layout {
     }
 }
 
-/// The runtime's program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Runtime<'a> {
-    /// The file.
-    pub path: &'a Path,
-    /// Its arguments, without its name.
-    pub arguments: &'a [OsString],
-    /// Its working directory.
-    pub folder: &'a Path,
-}
-
 /// A program that is to be started.
 #[derive(Debug)]
 pub struct Program<'a> {
-    /// The file.
+    /// The file; without a `/`, one in the folders of its `PATH`.
     pub path: &'a Path,
-    /// Its arguments, without its name.
+    /// Its arguments.
     pub arguments: &'a [OsString],
     /// Its working directory.
     pub folder: &'a Path,

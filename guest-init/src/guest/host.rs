@@ -65,15 +65,13 @@ impl Guest {
             .address()
             .map_err(GuestError::during("find its own address"))?;
         let task_root = self.layout.task_root.to_string_lossy();
-        let init = self.init.as_ref();
-        let mut init = match init {
-            Some(init) => init.clone(),
-            None => return Ok(Vec::new()),
+        let Some(mut init) = self.init.clone() else {
+            return Ok(Vec::new());
         };
         if let Some(container) = &self.layout.container {
-            // The image's give way to the function's.
-            let images = container.environment.iter().cloned();
-            init.environment.splice(0..0, images);
+            // The function's own win over the image's.
+            let of_image = container.environment.iter().cloned();
+            init.environment.splice(0..0, of_image);
         }
         Ok(environment::variables(&init, &task_root, api))
     }
@@ -120,15 +118,8 @@ impl Guest {
         }
         self.started = Some(Instant::now());
         self.on_init_start();
-        let started = self.layout.runtime().and_then(|runtime| {
-            Process::start(Program {
-                path: runtime.path,
-                arguments: runtime.arguments,
-                folder: runtime.folder,
-                environment: self.variables().unwrap_or_default(),
-                user: self.layout.user,
-            })
-        });
+        let environment = self.variables()?;
+        let started = self.layout.runtime(environment).and_then(Process::start);
         match started {
             Ok(started) => self.adopt(0, started),
             Err(StartError::Descriptor(source)) => Err(cannot_start(source)),

@@ -128,14 +128,14 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
     let mut job = Job::new(vec!["sh".to_owned(), "-c".to_owned(), script])?;
     job.set("SNAPBACK_ASSETS", assets.to_string_lossy());
     job.set("SNAPBACK_BIN_DIR", binaries.to_string_lossy());
+    job.set("SNAPBACK_EXAMPLES", examples.to_string_lossy());
+    job.set("SNAPBACK_PYTHON", &boto3.python);
+    job.set("SNAPBACK_BOTO3", boto3.packages.to_string_lossy());
     if let Some(bless) = std::env::var_os(BLESS) {
         // Tests write what they would compare with.
         job.set(BLESS, bless.to_string_lossy());
         job.shares.push(workspace::root().join("tests/goldens"));
     }
-    job.set("SNAPBACK_EXAMPLES", examples.to_string_lossy());
-    job.set("SNAPBACK_PYTHON", &boto3.python);
-    job.set("SNAPBACK_BOTO3", boto3.packages.to_string_lossy());
     let mut follower = batch::Follower::new(&integration);
     let outcome = place.run(
         &cache,
