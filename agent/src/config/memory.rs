@@ -1,0 +1,38 @@
+//! The guests' memory: how it is filled in, and how it is kept on disk.
+
+use serde::Deserialize;
+
+use super::range::{Range, range, wide};
+
+/// The threads that fill in guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pager {
+    /// How many threads.
+    pub threads: usize,
+    /// How much is filled in around a missing page, in KiB: a power of two from
+    /// 4 to 2048.
+    pub fill_kib: u32,
+    /// Whether the pages of a snapshot's first run are recorded, and brought at once
+    /// when the snapshot is loaded again.
+    pub working_sets: bool,
+}
+
+impl Default for Pager {
+    fn default() -> Self {
+        Self {
+            threads: 2,
+            fill_kib: 64,
+            working_sets: true,
+        }
+    }
+}
+
+impl Pager {
+    pub(super) fn ranges(&self) -> Vec<Range> {
+        vec![
+            range("pager.threads", wide(self.threads), 1, 64),
+            range("pager.fill_kib", self.fill_kib.into(), 4, 2048),
+        ]
+    }
+}

@@ -1,0 +1,184 @@
+//! The agent's configuration: a TOML file, every key of which has a default.
+//!
+//! Numbers carry their unit in the key's name. A value outside its range is
+//! refused at start, with the key's name.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+mod limits;
+mod machines;
+mod memory;
+mod paths;
+mod range;
+mod timeouts;
+
+pub use limits::Limits;
+pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
+pub use memory::Pager;
+pub use paths::Paths;
+use range::Range;
+pub use timeouts::Timeouts;
+
+/// Where the configuration is looked for.
+pub const DEFAULT_FILE: &str = "/etc/snapback/config.toml";
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where things are.
+    pub paths: Paths,
+    /// How much at once.
+    pub limits: Limits,
+    /// How long at most.
+    pub timeouts: Timeouts,
+    /// What a microVM's process may use.
+    pub cgroup: Cgroup,
+    /// What is kept ready.
+    pub pools: Pools,
+    /// The threads that fill in guest memory.
+    pub pager: Pager,
+    /// The guest's kernel.
+    pub kernel: Kernel,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration {} cannot be read", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("the configuration {} is not valid", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A number is outside its range.
+    #[error("`{key}` is {value}, and must be from {least} to {most}")]
+    OutOfRange {
+        /// Which key.
+        key: &'static str,
+        /// What it says.
+        value: u64,
+        /// The smallest that is allowed.
+        least: u64,
+        /// The largest that is allowed.
+        most: u64,
+    },
+    /// `pager.fill_kib` is not a power of two.
+    #[error("`pager.fill_kib` is {0}, and must be a power of two")]
+    NotAPowerOfTwo(u32),
+}
+
+impl Config {
+    /// Reads `path`; without one, the default file when there is one, else the
+    /// defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read or says something that is not allowed.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = match fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(source) => {
+                return Err(ConfigError::Read {
+                    path: file.to_owned(),
+                    source,
+                });
+            }
+        };
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: file.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// Names the first key that is outside its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let ranges = [
+            self.limits.ranges(),
+            self.timeouts.ranges(),
+            self.cgroup.ranges(),
+            self.pools.ranges(),
+            self.pager.ranges(),
+        ];
+        for Range {
+            key,
+            value,
+            least,
+            most,
+        } in ranges.into_iter().flatten()
+        {
+            if value < least || value > most {
+                return Err(ConfigError::OutOfRange {
+                    key,
+                    value,
+                    least,
+                    most,
+                });
+            }
+        }
+        if !self.pager.fill_kib.is_power_of_two() {
+            return Err(ConfigError::NotAPowerOfTwo(self.pager.fill_kib));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        Config::default().validate().unwrap();
+    }
+
+    #[test]
+    fn a_wrong_key_or_number_is_refused_by_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "[limits]\nmax_enviroments = 3\n").unwrap();
+        assert!(matches!(
+            Config::load(Some(file.path())),
+            Err(ConfigError::Parse { .. })
+        ));
+        fs::write(file.path(), "[limits]\nmax_environments = 0\n").unwrap();
+        let error = Config::load(Some(file.path())).unwrap_err();
+        assert!(
+            error.to_string().contains("limits.max_environments"),
+            "{error}"
+        );
+        fs::write(file.path(), "[pager]\nfill_kib = 12\n").unwrap();
+        assert!(matches!(
+            Config::load(Some(file.path())),
+            Err(ConfigError::NotAPowerOfTwo(12))
+        ));
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        assert!(Config::load(Some(Path::new("/nonexistent/snapback.toml"))).is_err());
+    }
+}
