@@ -14,6 +14,7 @@ mod machines;
 mod memory;
 mod paths;
 mod range;
+mod reset;
 mod timeouts;
 
 pub use limits::Limits;
@@ -21,6 +22,7 @@ pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
 pub use memory::Pager;
 pub use paths::Paths;
 use range::Range;
+pub use reset::Reset;
 pub use timeouts::Timeouts;
 
 /// Where the configuration is looked for.
@@ -42,6 +44,8 @@ pub struct Config {
     pub pools: Pools,
     /// The threads that fill in guest memory.
     pub pager: Pager,
+    /// What happens to a microVM after its request.
+    pub reset: Reset,
     /// The guest's kernel.
     pub kernel: Kernel,
 }

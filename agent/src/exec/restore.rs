@@ -91,7 +91,7 @@ pub struct Blank {
 pub struct Environment {
     pub(super) process: VmmProcess,
     /// Ends after the process was told to end.
-    _memory: Registration,
+    memory: Registration,
     snapshot: Arc<Snapshot>,
     /// When its first request is recorded.
     pub(super) first_run: Option<FirstRun>,
@@ -135,6 +135,12 @@ impl Environment {
     #[must_use]
     pub const fn restore_ns(&self) -> u64 {
         self.restore_ns
+    }
+
+    /// Page faults that the pager answered since the restore.
+    #[must_use]
+    pub fn userfaults(&self) -> u64 {
+        self.memory.faults()
     }
 
     /// Kills the process and waits until it is gone.
@@ -247,7 +253,7 @@ impl Executor {
         );
         Ok(Environment {
             process,
-            _memory: memory,
+            memory,
             snapshot,
             first_run,
             restore_ns,

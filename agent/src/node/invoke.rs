@@ -235,6 +235,7 @@ impl Node {
             queue_ns: course.queue_ns,
             lease_ns: course.lease_ns,
             restore_ns: lease.start().restore_ns(),
+            userfaults: lease.start().userfaults(),
             resume_ns: facts.resume_ns,
             function_ns: facts.function_ns,
             total_ns: elapsed_ns(course.start),

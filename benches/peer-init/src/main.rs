@@ -62,7 +62,10 @@ fn serve() -> Result<()> {
     eprintln!("peer-init: ready");
     for stream in listener.incoming() {
         // A caller that goes away (its machine was saved) is not the last one.
-        if let Err(error) = stream.map_err(Into::into).and_then(|s| answer(s, &mut function)) {
+        if let Err(error) = stream
+            .map_err(Into::into)
+            .and_then(|s| answer(s, &mut function))
+        {
             eprintln!("peer-init: {error:#}");
         }
     }

@@ -1,6 +1,5 @@
 //! Copying pages.
 
-
 use std::hint::black_box;
 use std::time::Instant;
 

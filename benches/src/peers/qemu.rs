@@ -36,6 +36,7 @@ fn prepare(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> PeerError
 /// # Errors
 /// When QEMU, the host's vsock or the guest does not do its part.
 pub fn qemu(guest: &Guest, rounds: usize) -> Result<Peer, PeerError> {
+    load_vsock()?;
     let name = format!("{PEER}-microvm {}", version()?);
     save(guest)?;
     let mut rows = Vec::new();
@@ -53,6 +54,26 @@ pub fn qemu(guest: &Guest, rounds: usize) -> Result<Peer, PeerError> {
         rows.extend(done.row("restore/c", params()));
     }
     Ok(Peer { peer: name, rows })
+}
+
+/// The host's side of a guest's vsock is a module that nothing else loads.
+fn load_vsock() -> Result<(), PeerError> {
+    const DEVICE: &str = "/dev/vhost-vsock";
+    if Path::new(DEVICE).exists() {
+        return Ok(());
+    }
+    let output = Command::new("modprobe")
+        .arg("vhost_vsock")
+        .output()
+        .map_err(prepare("run modprobe"))?;
+    if Path::new(DEVICE).exists() {
+        return Ok(());
+    }
+    Err(PeerError::Refused {
+        peer: PEER,
+        command: "modprobe vhost_vsock".to_owned(),
+        answer: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }
 
 fn version() -> Result<String, PeerError> {

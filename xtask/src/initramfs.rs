@@ -1,5 +1,5 @@
-//! The guest's PID 1: built as a static program and packed as the initramfs that the guest's
-//! kernel boots.
+//! A guest's PID 1: a package of ours, built as a static program and packed as the initramfs
+//! that the guest's kernel boots.
 
 use std::fs;
 use std::path::Path;
@@ -10,22 +10,19 @@ use crate::cpio::Archive;
 use crate::process;
 use crate::workspace;
 
-/// The package and its binary.
-const PACKAGE: &str = "snapback-guest-init";
-
 /// The guest's platform, which is the host's. Named all the same: with a named target, cargo
 /// keeps build scripts free of the flags for static linking.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds guest-init and writes its initramfs to `image`. Cargo knows whether anything
-/// changed, so this is not in the cache.
-pub fn make(image: &Path) -> Result<()> {
+/// Builds `package`, whose program has its name, and writes its initramfs to `image`. Cargo
+/// knows whether anything changed, so this is not in the cache.
+pub fn make(package: &str, image: &Path) -> Result<()> {
     let target_dir = workspace::target().join("guest");
     // RUSTFLAGS wins over every other place that flags can be set in, so it is set here.
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     process::visible(
         workspace::cargo()
-            .args(["build", "--quiet", "--release", "--package", PACKAGE])
+            .args(["build", "--quiet", "--release", "--package", package])
             .args(["--target", TARGET, "--target-dir"])
             .arg(&target_dir)
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -34,7 +31,7 @@ pub fn make(image: &Path) -> Result<()> {
                 format!("{flags} -C target-feature=+crt-static -C strip=debuginfo"),
             ),
     )?;
-    let binary = target_dir.join(TARGET).join("release").join(PACKAGE);
+    let binary = target_dir.join(TARGET).join("release").join(package);
     let program =
         fs::read(&binary).with_context(|| format!("the build left no {}", binary.display()))?;
     let packed = pack(&program);
