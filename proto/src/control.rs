@@ -32,8 +32,9 @@ use crate::wire::{WireError, decode, encode};
 /// Largest packet, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
 
-/// Most descriptors that one packet carries.
-pub const MAX_FDS: usize = 16;
+/// Most descriptors that one packet carries: a `Boot` with as many devices as fit
+/// a machine, of up to two descriptors each.
+pub const MAX_FDS: usize = 40;
 
 /// The control socket in a VMM process, inherited.
 pub const CONTROL_FD: i32 = 3;
@@ -50,22 +51,22 @@ pub enum Command {
     Prepare(Machine),
     /// Load a kernel and start it. Descriptors: memory (memfd of the machine's
     /// memory size, mapped shared), kernel (ELF), initramfs, serial output
-    /// (pipe), invocation channel (stream socket), then one per disk.
+    /// (pipe), invocation channel (stream socket), then those of [`Devices`].
     Boot {
         /// The kernel's command line; the VMM adds nothing.
         command_line: String,
-        /// How many disk descriptors follow; all are read-only.
-        disks: u8,
+        /// The devices that not every machine has.
+        devices: Devices,
     },
     /// Pause at an instant when no device has work in flight and write the
     /// state. Descriptor: where the state goes (an empty file). The memory is in
     /// the memfd of `Boot`. Only the end of the process follows.
     Snapshot,
     /// Put a snapshot into a blank machine. Descriptors: memory (memfd, mapped
-    /// private), state file, serial output (pipe), then one per disk.
+    /// private), state file, serial output (pipe), then those of [`Devices`].
     Restore {
-        /// How many disk descriptors follow; all are read-only.
-        disks: u8,
+        /// The same devices as at `Boot`.
+        devices: Devices,
     },
     /// Let a restored or reset guest run. Descriptor: the host end of its
     /// invocation channel (a fresh stream socket).
@@ -101,6 +102,47 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Virtual processors.
     pub vcpus: u8,
+}
+
+/// The devices of a machine that are its own choice. Their descriptors follow in
+/// this order: the disks' in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Devices {
+    /// Disks; the first is the guest's `vda`.
+    pub disks: Vec<Disk>,
+}
+
+impl Devices {
+    /// Read-only disks and nothing else.
+    #[must_use]
+    pub fn read_only_disks(count: usize) -> Self {
+        Self {
+            disks: vec![Disk::ReadOnly; count],
+        }
+    }
+
+    /// How many descriptors follow for them.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.disks.iter().map(Disk::descriptors).sum()
+    }
+}
+
+/// A disk of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Disk {
+    /// Shows an image. Descriptor: the image.
+    ReadOnly,
+}
+
+impl Disk {
+    /// How many descriptors follow for it.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::ReadOnly => 1,
+        }
+    }
 }
 
 /// VMM to agent.

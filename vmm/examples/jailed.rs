@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch};
+use rustix::event::EventfdFlags;
 use snapback_vmm::jail::{self, Identity, JailConfig, Jailed};
+use snapback_vmm::poll::{HostPoll, Interest};
 use snapback_vmm::sys::uffd::Uffd;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -114,9 +116,12 @@ fn forbidden_act(what: &str, jailed: Jailed) -> anyhow::Result<()> {
 fn work(jailed: Jailed) -> anyhow::Result<()> {
     let total = Arc::new(Mutex::new(0_usize));
     let event = EventFd::new(0)?;
+    let poll = HostPoll::new()?;
     let threads: Vec<_> = (0..4)
         .map(|n| {
             let (total, event) = (Arc::clone(&total), event.try_clone()?);
+            let ready = rustix::event::eventfd(1, EventfdFlags::empty())?;
+            let mut host = poll.device(n).adopt(ready, 0)?;
             std::thread::Builder::new()
                 .name(format!("vcpu {n}"))
                 .spawn(move || {
@@ -127,15 +132,19 @@ fn work(jailed: Jailed) -> anyhow::Result<()> {
                     *total.lock().map_err(|_| anyhow::anyhow!("poisoned"))? += bytes.len();
                     event.write(1)?;
                     std::thread::sleep(Duration::from_millis(1));
-                    anyhow::Ok(())
+                    host.want(Interest::READABLE)?;
+                    anyhow::Ok((n > 0).then_some(host))
                 })
         })
         .collect::<Result<_, _>>()?;
+    let mut hosts = Vec::new();
     for thread in threads {
-        thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        let host = thread.join();
+        hosts.push(host.map_err(|_| anyhow::anyhow!("a thread panicked"))??);
     }
+    ensure!(poll.ready()?.len() == 3, "one thread closed its host end");
+    drop(hosts);
+    ensure!(poll.ready()?.is_empty());
     ensure!(*total.lock().map_err(|_| anyhow::anyhow!("poisoned"))? == 32 << 20);
     ensure!(event.read()? == 4);
     let random = std::collections::HashMap::from([(1, 2)]);

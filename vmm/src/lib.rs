@@ -17,6 +17,7 @@ pub mod devices;
 pub mod entropy;
 pub mod jail;
 pub mod memory;
+pub mod poll;
 pub mod probe;
 pub mod reset;
 pub mod snapshot;

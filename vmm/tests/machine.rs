@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use harness::{
     Cache, Shape, Vmm, boot_and_snapshot, restore_command, restored, restored_from, snapshot,
 };
-use snapback_proto::control::{Command, Reply};
+use snapback_proto::control::{Command, Devices, Reply};
 use snapback_vmm::supervisor::Saved;
 
 #[test]
@@ -248,7 +248,10 @@ fn the_process_ends_with_its_control_socket_even_while_a_fault_is_unanswered() {
     let (_, serial) = std::io::pipe().unwrap();
     let fds: [&dyn std::os::fd::AsFd; 5] = [&empty, &snapshot.state, &serial, &disks[0], &disks[1]];
     let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-    snapback_proto::control::send(&vmm.socket, &Command::Restore { disks: 2 }, &fds).unwrap();
+    let restore = Command::Restore {
+        devices: Devices::read_only_disks(2),
+    };
+    snapback_proto::control::send(&vmm.socket, &restore, &fds).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(500));
     let (ours, _) = std::os::unix::net::UnixStream::pair().unwrap();
     drop(std::mem::replace(&mut vmm.socket, ours.into()));

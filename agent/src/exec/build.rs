@@ -6,13 +6,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use snapback_proto::control::{Command, Reply};
+use snapback_proto::control::{Command, Devices, Reply};
 use snapback_proto::guest::{GuestMessage, HostMessage, Init, ReadyPoint};
 use snapback_vmm::sys::memfd;
 
 use super::channel::{Channel, ChannelError, out_of_turn};
 use super::logs::FunctionLog;
-use super::restore::{borrowed, console, count};
+use super::restore::{borrowed, console};
 use super::{Blank, Executor, RestoreError, elapsed_ns};
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, CommandError};
@@ -234,7 +234,7 @@ impl Executor {
         fds.extend(borrowed(&input.disks));
         let boot = Command::Boot {
             command_line: self.command_line.clone(),
-            disks: count(&input.disks),
+            devices: Devices::read_only_disks(input.disks.len()),
         };
         let control = &mut blank.process.control;
         let answer = control

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use snapback_proto::CONTROL_VERSION;
-use snapback_proto::control::{Command, FaultRange, Machine, Reply};
+use snapback_proto::control::{Command, Devices, FaultRange, Machine, Reply};
 
 use super::{Executor, elapsed_ns};
 use crate::ids::EnvironmentId;
@@ -234,7 +234,7 @@ impl Executor {
         let mut fds = vec![cache.descriptor(), state.as_fd(), console.as_fd()];
         fds.extend(disks.iter().map(File::as_fd));
         let command = Command::Restore {
-            disks: count(disks),
+            devices: Devices::read_only_disks(disks.len()),
         };
         let answer = process
             .control
@@ -275,11 +275,6 @@ impl Executor {
         }
         (Arc::clone(snapshot.memory()), None)
     }
-}
-
-/// The number of disks of a `Boot` or `Restore`; there are two.
-pub(super) fn count(disks: &[File]) -> u8 {
-    u8::try_from(disks.len()).unwrap_or(u8::MAX)
 }
 
 /// A pipe whose writing end goes to the VMM; what arrives is logged. Both ends do

@@ -19,6 +19,7 @@ pub(crate) mod testing;
 mod tests;
 
 use std::io;
+use std::iter::once;
 use std::os::fd::OwnedFd;
 
 pub use effects::{Effects, Lines};
@@ -31,13 +32,14 @@ pub use state::{BusV1, NotQuiet, RestoreError, TooManyDevices};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::Serial;
 use crate::memory::GuestRam;
+use crate::poll::Ready;
 use crate::virtio::block::Block;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::{MmioDevice, Transport};
-use crate::virtio::vsock::{self, PollInterest, Vsock};
+use crate::virtio::vsock::Vsock;
 
-/// All devices of one machine. virtio device 0 is the vsock, 1.. are the disks, the
-/// last one is the entropy device.
+/// All devices of one machine. The order of its virtio devices stands in
+/// [`Bus::devices`] and nowhere else.
 #[derive(Debug)]
 pub struct Bus {
     serial: Serial,
@@ -48,22 +50,26 @@ pub struct Bus {
 }
 
 impl Bus {
+    /// Index of the vsock device.
+    pub const VSOCK: u8 = 0;
+
     /// Puts the devices on the bus; the first disk is the guest's `vda`.
     ///
     /// # Errors
     /// [`TooManyDevices`] when they do not fit the layout.
     pub fn new(serial: Serial, vsock: Vsock, disks: Vec<Block>) -> Result<Self, TooManyDevices> {
-        let devices = disks.len().saturating_add(2);
-        if devices > MAX_VIRTIO {
-            return Err(TooManyDevices { devices });
-        }
-        Ok(Self {
+        let bus = Self {
             serial,
             i8042: I8042::default(),
             vsock: Transport::new(vsock),
             disks: disks.into_iter().map(Transport::new).collect(),
             rng: Transport::new(Rng::default()),
-        })
+        };
+        let devices = bus.devices().count();
+        if devices > MAX_VIRTIO {
+            return Err(TooManyDevices { devices });
+        }
+        Ok(bus)
     }
 
     /// Where each virtio device lies, in the order of their indices.
@@ -141,32 +147,39 @@ impl Bus {
     /// further.
     pub fn continue_work(&mut self, ram: &GuestRam) -> Effects {
         let mut effects = Effects::NONE;
-        for index in 0..self.disks.len() + 2 {
-            if let Some((transport, gsi)) = self.at(index) {
-                effects.merge(transport.continue_work(ram).effects(gsi));
+        for (device, gsi) in self.devices_mut().zip(FIRST_GSI..) {
+            effects.merge(device.continue_work(ram).effects(gsi));
+        }
+        effects
+    }
+
+    /// Host descriptors are ready ([`HostPoll::ready`](crate::poll::HostPoll::ready)):
+    /// their devices move what can be moved.
+    pub fn host_ready(&mut self, ready: &[Ready], ram: &GuestRam) -> Effects {
+        let mut effects = Effects::NONE;
+        for (index, (device, gsi)) in self.devices_mut().zip(FIRST_GSI..).enumerate() {
+            let own = ready.iter().filter(|ready| ready.device == index);
+            let own: Vec<Ready> = own.copied().collect();
+            if !own.is_empty() {
+                effects.merge(device.host_ready(&own, ram).effects(gsi));
             }
         }
         effects
     }
 
-    /// What the I/O thread has to wait for on the channel's host socket. `None`:
-    /// do not poll at all (a closed socket would report itself for ever). Changes
-    /// with every call of this bus that takes guest memory.
-    pub fn poll_interest(&self) -> Option<PollInterest<'_>> {
-        self.vsock.device().poll_interest(self.vsock.is_running())
-    }
-
-    /// A host socket is ready, or may be: moves what can be moved. Cheap when
-    /// nothing can.
-    pub fn host_ready(&mut self, ram: &GuestRam) -> Effects {
-        self.vsock
-            .run(vsock::RX, ram, Vsock::host_ready)
-            .effects(FIRST_GSI)
+    /// The host's side of devices was changed ([`Bus::attach_channel`], or a
+    /// restore): they do what follows from it.
+    pub fn host_changed(&mut self, ram: &GuestRam) -> Effects {
+        let mut effects = Effects::NONE;
+        for (device, gsi) in self.devices_mut().zip(FIRST_GSI..) {
+            effects.merge(device.host_ready(&[], ram).effects(gsi));
+        }
+        effects
     }
 
     /// Gives the invocation channel a host end (a stream socket): the connection
     /// that the guest will make, or the one that a restore brought. Call
-    /// [`Bus::host_ready`] afterwards.
+    /// [`Bus::host_changed`] afterwards.
     ///
     /// # Errors
     /// When the socket cannot be made non-blocking.
@@ -223,18 +236,12 @@ impl Bus {
         self.i8042.restore(&state.i8042);
         self.vsock
             .restore(&state.vsock, ram)
-            .map_err(|source| RestoreError::Virtio { device: 0, source })?;
+            .map_err(RestoreError::Vsock)?;
         for (index, (disk, state)) in self.disks.iter_mut().zip(&state.disks).enumerate() {
             disk.restore(state, ram)
-                .map_err(|source| RestoreError::Virtio {
-                    device: index + 1,
-                    source,
-                })?;
+                .map_err(|source| RestoreError::Disk { index, source })?;
         }
-        let device = self.disks.len() + 1;
-        self.rng
-            .restore(&state.rng, ram)
-            .map_err(|source| RestoreError::Virtio { device, source })
+        self.rng.restore(&state.rng, ram).map_err(RestoreError::Rng)
     }
 
     /// Bytes of serial output that nobody took in time.
@@ -243,22 +250,29 @@ impl Bus {
         self.serial.dropped()
     }
 
+    /// The virtio devices in the order of their indices, windows and interrupt lines.
     fn devices(&self) -> impl Iterator<Item = &dyn MmioDevice> {
-        let vsock: &dyn MmioDevice = &self.vsock;
-        let rng: &dyn MmioDevice = &self.rng;
-        std::iter::once(vsock)
-            .chain(self.disks.iter().map(|disk| -> &dyn MmioDevice { disk }))
-            .chain(std::iter::once(rng))
+        let Self {
+            vsock, disks, rng, ..
+        } = self;
+        let (vsock, rng): (&dyn MmioDevice, &dyn MmioDevice) = (vsock, rng);
+        let disks = disks.iter().map(|disk| -> &dyn MmioDevice { disk });
+        once(vsock).chain(disks).chain(once(rng))
+    }
+
+    /// As [`Bus::devices`].
+    fn devices_mut(&mut self) -> impl Iterator<Item = &mut dyn MmioDevice> {
+        let Self {
+            vsock, disks, rng, ..
+        } = self;
+        let (vsock, rng): (&mut dyn MmioDevice, &mut dyn MmioDevice) = (vsock, rng);
+        let disks = disks.iter_mut().map(|disk| -> &mut dyn MmioDevice { disk });
+        once(vsock).chain(disks).chain(once(rng))
     }
 
     /// Device `index` and its interrupt line.
     fn at(&mut self, index: usize) -> Option<(&mut dyn MmioDevice, u32)> {
-        let gsi = FIRST_GSI.checked_add(u32::try_from(index).ok()?)?;
-        match index.checked_sub(1) {
-            None => Some((&mut self.vsock, gsi)),
-            Some(disk) if disk == self.disks.len() => Some((&mut self.rng, gsi)),
-            Some(disk) => Some((self.disks.get_mut(disk)?, gsi)),
-        }
+        self.devices_mut().zip(FIRST_GSI..).nth(index)
     }
 
     /// The device at `address`, the offset in its window, its interrupt line.

@@ -17,11 +17,11 @@ pub struct BusV1 {
     pub serial: SerialV1,
     /// The keyboard controller.
     pub i8042: I8042V1,
-    /// virtio device 0.
+    /// The vsock.
     pub vsock: VirtioV1<VsockV1>,
-    /// virtio devices 1.., in order.
+    /// The disks, in order.
     pub disks: Vec<VirtioV1<BlockV1>>,
-    /// The last virtio device.
+    /// The entropy device.
     pub rng: VirtioV1<RngV1>,
 }
 
@@ -48,15 +48,21 @@ pub enum RestoreError {
     /// The serial line's state.
     #[error("state of the serial line")]
     Serial(#[source] SerialRestoreError),
-    /// A virtio device's state.
-    #[error("state of virtio device {device}")]
-    Virtio {
-        /// Its index on the bus.
-        device: usize,
+    /// The vsock's state.
+    #[error("state of the vsock")]
+    Vsock(#[source] VirtioRestoreError),
+    /// A disk's state.
+    #[error("state of disk {index}")]
+    Disk {
+        /// Its number, from 0.
+        index: usize,
         /// What is wrong with it.
         #[source]
         source: VirtioRestoreError,
     },
+    /// The entropy device's state.
+    #[error("state of the entropy device")]
+    Rng(#[source] VirtioRestoreError),
     /// The snapshot's machine has another number of disks.
     #[error("the snapshot has {snapshot} disks, this machine {machine}")]
     Disks {

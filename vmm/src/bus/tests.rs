@@ -13,6 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::testing::assert_restores;
 use super::*;
+use crate::poll::HostPoll;
 use crate::virtio::testing::{BUFFERS, Ring, ram, readable, writable};
 
 fn disk(sectors: u64) -> Block {
@@ -21,8 +22,12 @@ fn disk(sectors: u64) -> Block {
     Block::open(file).unwrap()
 }
 
+fn vsock() -> Vsock {
+    Vsock::new(HostPoll::new().unwrap().device(Bus::VSOCK))
+}
+
 fn bus() -> Bus {
-    Bus::new(Serial::mute(), Vsock::new(), vec![disk(8), disk(16)]).unwrap()
+    Bus::new(Serial::mute(), vsock(), vec![disk(8), disk(16)]).unwrap()
 }
 
 fn read32(bus: &mut Bus, address: u64) -> u32 {
@@ -109,8 +114,8 @@ fn nobody_elsewhere() {
 #[test]
 fn too_many_devices_are_refused() {
     let disks = |count| (0..count).map(|_| disk(1)).collect();
-    assert!(Bus::new(Serial::mute(), Vsock::new(), disks(14)).is_ok());
-    let refused = Bus::new(Serial::mute(), Vsock::new(), disks(15)).err();
+    assert!(Bus::new(Serial::mute(), vsock(), disks(14)).is_ok());
+    let refused = Bus::new(Serial::mute(), vsock(), disks(15)).err();
     assert_eq!(refused, Some(TooManyDevices { devices: 17 }));
 }
 
@@ -118,7 +123,7 @@ fn too_many_devices_are_refused() {
 fn ports_reach_their_devices() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let serial = Serial::new(writer.into()).unwrap();
-    let mut bus = Bus::new(serial, Vsock::new(), Vec::new()).unwrap();
+    let mut bus = Bus::new(serial, vsock(), Vec::new()).unwrap();
     assert_eq!(bus.pio_write(0x3f8, b"log line"), Effects::NONE);
     let mut got = [0; 8];
     reader.read_exact(&mut got).unwrap();
@@ -161,10 +166,13 @@ fn a_request_interrupts_on_its_own_line() {
 
 #[test]
 fn the_channel_is_polled_when_the_guest_opened_it() {
-    let (mut bus, ram) = (bus(), ram());
+    let (poll, ram) = (HostPoll::new().unwrap(), ram());
+    let vsock = Vsock::new(poll.device(Bus::VSOCK));
+    let mut bus = Bus::new(Serial::mute(), vsock, Vec::new()).unwrap();
     let (ours, mut host) = UnixStream::pair().unwrap();
     bus.attach_channel(ours.into()).unwrap();
-    assert!(bus.poll_interest().is_none());
+    host.write_all(b"early").unwrap();
+    assert_eq!(poll.ready().unwrap(), []);
     initialise(&mut bus, 0, &ram);
     let (mut rx, mut tx) = (ring(0, 0), ring(0, 1));
     for nth in 0..4 {
@@ -178,17 +186,27 @@ fn the_channel_is_polled_when_the_guest_opened_it() {
     ram.write_slice(&request, GuestAddress(BUFFERS)).unwrap();
     tx.offer(&ram, &[readable(BUFFERS, 44)]);
     assert_eq!(bus.queue_notify(0, 1, &ram).interrupts, Lines::one(5));
-    assert_eq!(rx.take_used(&ram).len(), 1);
-    let interest = bus.poll_interest().unwrap();
-    assert!(interest.readable && !interest.writable);
-    assert_eq!(bus.host_ready(&ram), Effects::NONE);
+    let lengths = |rx: &mut Ring| -> Vec<u32> {
+        let used = rx.take_used(&ram);
+        used.into_iter().map(|(_, len)| len).collect()
+    };
+    assert_eq!(lengths(&mut rx), [44, 44 + 5]);
     host.write_all(b"frame").unwrap();
-    assert_eq!(bus.host_ready(&ram).interrupts, Lines::one(5));
-    assert_eq!(rx.take_used(&ram)[0].1, 44 + 5);
+    let ready = poll.ready().unwrap();
+    assert_eq!(ready.len(), 1);
+    assert_eq!(bus.host_ready(&ready, &ram).interrupts, Lines::one(5));
+    assert_eq!(poll.ready().unwrap(), []);
+    assert_eq!(bus.host_ready(&ready, &ram), Effects::NONE, "stale news");
+    let elsewhere = Ready {
+        device: 1,
+        ..ready[0]
+    };
+    assert_eq!(bus.host_ready(&[elsewhere], &ram), Effects::NONE);
+    assert_eq!(lengths(&mut rx), [44 + 5]);
     assert!(bus.is_quiet());
     assert_eq!(bus.save().unwrap().vsock.device.connections.len(), 1);
     bus.detach_channel();
-    assert!(bus.poll_interest().is_none());
+    assert_eq!(poll.ready().unwrap(), []);
     assert_eq!(host.read(&mut [0]).unwrap(), 0);
 }
 
@@ -222,11 +240,11 @@ fn errors_name_the_device() {
     let mut state = good.clone();
     state.disks[1].transport.interrupt_status = 8;
     let error = bus.restore(&state, &ram).unwrap_err();
-    assert_eq!(error.to_string(), "state of virtio device 2");
+    assert_eq!(error.to_string(), "state of disk 1");
     let mut state = good.clone();
     state.rng.transport.device_id = 2;
     let error = bus.restore(&state, &ram).unwrap_err();
-    assert_eq!(error.to_string(), "state of virtio device 3");
+    assert_eq!(error.to_string(), "state of the entropy device");
     let mut state = good.clone();
     state.disks.pop();
     let error = bus.restore(&state, &ram).unwrap_err();

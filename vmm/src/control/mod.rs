@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use snapback_proto::control::{
-    Command, ControlError, Event, Failure, Machine, Reply, VmmMessage, receive, send,
+    Command, ControlError, Devices, Disk, Event, Failure, Machine, Reply, VmmMessage, receive, send,
 };
 use snapback_proto::words::chain;
 
@@ -55,8 +55,8 @@ pub struct BootFiles {
     pub serial: OwnedFd,
     /// Host end of the invocation channel.
     pub channel: OwnedFd,
-    /// Disk images, `vda` first.
-    pub disks: Vec<File>,
+    /// What stands behind its devices.
+    pub devices: DeviceFiles,
 }
 
 /// What a machine is restored from.
@@ -68,8 +68,25 @@ pub struct RestoreFiles {
     pub state: File,
     /// Where serial output goes.
     pub serial: OwnedFd,
-    /// Disk images, `vda` first.
-    pub disks: Vec<File>,
+    /// What stands behind its devices.
+    pub devices: DeviceFiles,
+}
+
+/// [`Devices`] with their descriptors.
+#[derive(Debug)]
+pub struct DeviceFiles {
+    /// Disks, `vda` first.
+    pub disks: Vec<DiskFiles>,
+}
+
+/// A [`Disk`] with its descriptors.
+#[derive(Debug)]
+pub enum DiskFiles {
+    /// See [`Disk::ReadOnly`].
+    ReadOnly {
+        /// What the disk shows.
+        image: File,
+    },
 }
 
 /// A request could not be taken.
@@ -149,10 +166,9 @@ impl Request {
             }
             Command::Boot {
                 command_line,
-                disks,
+                devices,
             } => {
-                let expected = 5 + usize::from(disks);
-                let (head, disks) = split(fds, expected).ok_or(wrong(expected))?;
+                let (head, devices) = split(fds, &devices).map_err(wrong)?;
                 let [memory, kernel, initramfs, serial, channel] = head;
                 let (kernel, initramfs) = (kernel.into(), initramfs.into());
                 let files = BootFiles {
@@ -162,7 +178,7 @@ impl Request {
                     initramfs,
                     serial,
                     channel,
-                    disks,
+                    devices,
                 };
                 Ok(Self::Boot(files))
             }
@@ -172,15 +188,14 @@ impl Request {
                     state: state.into(),
                 })
             }
-            Command::Restore { disks } => {
-                let expected = 3 + usize::from(disks);
-                let (head, disks) = split(fds, expected).ok_or(wrong(expected))?;
+            Command::Restore { devices } => {
+                let (head, devices) = split(fds, &devices).map_err(wrong)?;
                 let [memory, state, serial] = head;
                 Ok(Self::Restore(RestoreFiles {
                     memory,
                     state: state.into(),
                     serial,
-                    disks,
+                    devices,
                 }))
             }
             Command::Run => {
@@ -217,17 +232,33 @@ fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Option<[OwnedFd; N]> {
     fds.try_into().ok()
 }
 
-/// `N` descriptors by position and the rest as files, when there are `expected`
-/// in all.
+/// `N` descriptors by position and then those of `devices`, or how many there
+/// should be.
 fn split<const N: usize>(
     mut fds: Vec<OwnedFd>,
-    expected: usize,
-) -> Option<([OwnedFd; N], Vec<File>)> {
+    devices: &Devices,
+) -> Result<([OwnedFd; N], DeviceFiles), usize> {
+    let expected = N + devices.descriptors();
     if fds.len() != expected {
-        return None;
+        return Err(expected);
     }
-    let rest = fds.split_off(N);
-    Some((exactly(fds)?, rest.into_iter().map(File::from).collect()))
+    let mut rest = fds.split_off(N).into_iter();
+    let files = DeviceFiles::take(devices, &mut rest).ok_or(expected)?;
+    Ok((exactly(fds).ok_or(expected)?, files))
+}
+
+impl DeviceFiles {
+    fn take(devices: &Devices, fds: &mut impl Iterator<Item = OwnedFd>) -> Option<Self> {
+        let mut disks = Vec::with_capacity(devices.disks.len());
+        for disk in &devices.disks {
+            disks.push(match disk {
+                Disk::ReadOnly => DiskFiles::ReadOnly {
+                    image: fds.next()?.into(),
+                },
+            });
+        }
+        Some(Self { disks })
+    }
 }
 
 /// A failure as the agent is told of it: the error and all its sources.
@@ -258,12 +289,15 @@ mod tests {
     fn each_command_takes_exactly_its_descriptors() {
         let boot = Command::Boot {
             command_line: String::new(),
-            disks: 2,
+            devices: Devices::read_only_disks(2),
+        };
+        let restore = Command::Restore {
+            devices: Devices::read_only_disks(1),
         };
         let cases = [
             (boot, 7),
             (Command::Snapshot, 1),
-            (Command::Restore { disks: 1 }, 4),
+            (restore, 4),
             (Command::Run, 1),
             (Command::Reset, 0),
             (Command::Verify, 0),

@@ -43,11 +43,11 @@ pub enum ResetError {
 ///
 /// # Errors
 /// When a part fails: the machine is then neither one nor the other.
-pub fn reset(live: &mut Live, saved: &Saved) -> Result<ResetReport, ResetError> {
+pub fn reset(live: &Live, saved: &Saved) -> Result<ResetReport, ResetError> {
     let begin = Instant::now();
     live.pause().map_err(ResetError::Pause)?;
     let paused = Instant::now();
-    live.detach_channel();
+    live.board.bus().detach_channel();
     discard_notifications(live);
     load(live, saved)?;
     let loaded = Instant::now();

@@ -15,6 +15,7 @@ use crate::arch::x86_64::processor::Shape;
 use crate::arch::x86_64::{TSS_ADDRESS, msrs};
 use crate::jail::Jailed;
 use crate::memory::{GuestMemory, MemoryError};
+use crate::poll::HostPoll;
 use crate::sys::dirty_ring::{self, DirtyRing};
 use crate::sys::kick;
 use crate::sys::uffd::Uffd;
@@ -85,6 +86,8 @@ pub struct Blank {
     /// Where its page faults come from. Kept open for as long as the machine
     /// lives: with the last descriptor, missing pages would turn into zeroes.
     pub uffd: Uffd,
+    /// Waits for the host's ends of its devices.
+    pub poll: HostPoll,
     /// Its vCPUs, idle.
     pub vcpus: Vec<Vcpu>,
     /// Written to when a vCPU left its guest by itself.
@@ -123,6 +126,7 @@ impl Blank {
         Ok(Self {
             shape,
             uffd,
+            poll: HostPoll::new().map_err(kernel("create an epoll instance"))?,
             memory,
             vcpus,
             stopped,

@@ -1,5 +1,5 @@
-//! Serving a guest's devices: doorbells, the invocation channel, and work that a
-//! device left over.
+//! Serving a guest's devices: doorbells, their host ends, and work that a device
+//! left over.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,15 +25,15 @@ pub struct Wake {
 /// What the kernel reports.
 pub fn wait(control: BorrowedFd<'_>, live: Option<&Live>) -> io::Result<Wake> {
     let mut fds = vec![PollFd::from_borrowed_fd(control, PollFlags::IN)];
-    let mut channel = false;
     if let Some(live) = live {
-        let events = [&live.stopped, &*live.board.work].into_iter();
-        let events = events.chain(live.doorbells.iter().map(|bell| &bell.event));
-        fds.extend(events.map(|e| PollFd::from_borrowed_fd(event(e), PollFlags::IN)));
-        if let Some((socket, flags)) = channel_interest(live) {
-            fds.push(PollFd::from_borrowed_fd(socket, flags));
-            channel = true;
-        }
+        let own = [
+            event(&live.stopped),
+            event(&live.board.work),
+            live.poll.as_fd(),
+        ];
+        let bells = live.doorbells.iter().map(|bell| event(&bell.event));
+        let all = own.into_iter().chain(bells);
+        fds.extend(all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     }
     match poll(&mut fds, None) {
         Ok(_) => {}
@@ -48,22 +48,16 @@ pub fn wait(control: BorrowedFd<'_>, live: Option<&Live>) -> io::Result<Wake> {
         stopped: at(1),
     };
     if let Some(live) = live {
-        let bells = ready.get(3..).unwrap_or_default();
+        let bells = ready.get(4..).unwrap_or_default();
         serve_doorbells(live, |index| bells.get(index).copied().unwrap_or(false))?;
-        if at(2) || (channel && ready.last() == Some(&true)) {
+        if at(2) {
+            continue_work(live)?;
+        }
+        if at(3) {
             serve_hosts(live)?;
         }
     }
     Ok(wake)
-}
-
-fn channel_interest(live: &Live) -> Option<(BorrowedFd<'_>, PollFlags)> {
-    let bus = live.board.bus();
-    let interest = bus.poll_interest()?;
-    let mut flags = PollFlags::empty();
-    flags.set(PollFlags::IN, interest.readable);
-    flags.set(PollFlags::OUT, interest.writable);
-    Some((live.channel.as_ref()?.as_fd(), flags))
 }
 
 /// Serves the queues whose doorbell rang.
@@ -83,13 +77,18 @@ fn serve_doorbells(live: &Live, rang: impl Fn(usize) -> bool) -> io::Result<bool
     Ok(served)
 }
 
-/// Moves what can be moved between devices and their host ends, and goes on with
-/// work left over.
-fn serve_hosts(live: &Live) -> io::Result<()> {
+/// Goes on with work left over.
+fn continue_work(live: &Live) -> io::Result<()> {
     let _ = live.board.work.read();
     let effects = live.board.bus().continue_work(&live.board.ram);
-    apply(live, effects)?;
-    let effects = live.board.bus().host_ready(&live.board.ram);
+    apply(live, effects)
+}
+
+/// Lets the devices whose host ends are ready move what can be moved.
+fn serve_hosts(live: &Live) -> io::Result<()> {
+    // A vCPU's thread may close some of them in between: the devices know.
+    let ready = live.poll.ready()?;
+    let effects = live.board.bus().host_ready(&ready, &live.board.ram);
     apply(live, effects)
 }
 
@@ -101,12 +100,14 @@ fn apply(live: &Live, effects: Effects) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the host ends of a guest that is about to run make progress.
+/// Lets the devices of a guest that runs from here on do what its new host ends
+/// bring about.
 ///
 /// # Errors
 /// What the kernel reports.
 pub fn nudge(live: &Live) -> io::Result<()> {
-    serve_hosts(live)
+    let effects = live.board.bus().host_changed(&live.board.ram);
+    apply(live, effects)
 }
 
 /// Finishes what a stopped guest has asked its devices for, until nothing is in
@@ -122,6 +123,7 @@ pub fn quiesce(live: &Live, rounds: u32) -> io::Result<bool> {
     };
     for _ in 0..rounds {
         let served = serve_doorbells(live, |_| true)?;
+        continue_work(live)?;
         serve_hosts(live)?;
         if !served && live.board.bus().is_quiet() {
             return Ok(true);

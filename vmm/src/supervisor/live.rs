@@ -1,9 +1,8 @@
 //! A machine with a guest: its devices are on the bus, its queues are connected,
 //! and its vCPUs can be let go and stopped.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::{IoEventAddress, VmFd};
@@ -15,9 +14,11 @@ use crate::arch::x86_64::clock;
 use crate::arch::x86_64::cpuid::CpuidEntryV1;
 use crate::bus::layout::{MMIO_WINDOW, NOTIFY_OFFSET};
 use crate::bus::{Bus, TooManyDevices};
+use crate::control::{DeviceFiles, DiskFiles};
 use crate::devices::serial::Serial;
 use crate::devices::vmgenid::{self, RenewError};
 use crate::memory::GuestMemory;
+use crate::poll::HostPoll;
 use crate::supervisor::Saved;
 use crate::sys::uffd::Uffd;
 use crate::vcpu::{Board, Order, Vcpu, VcpuError};
@@ -91,9 +92,8 @@ pub struct Live {
     pub msrs: Arc<[u32]>,
     /// The CPUID table that the guest sees.
     pub cpuid: Arc<[CpuidEntryV1]>,
-    /// The machine's host end of the invocation channel, for polling; the
-    /// device has its own descriptor of it.
-    pub channel: Option<OwnedFd>,
+    /// Waits for the host's ends of the devices.
+    pub poll: HostPoll,
     /// See [`Blank::uffd`].
     _uffd: Uffd,
 }
@@ -106,14 +106,15 @@ impl Live {
     pub fn assemble(
         blank: Blank,
         serial: OwnedFd,
-        disks: Vec<File>,
+        files: DeviceFiles,
         cpuid: Arc<[CpuidEntryV1]>,
     ) -> Result<Self, AssembleError> {
         let serial = Serial::new(serial).map_err(kernel("prepare the serial output"))?;
-        let disks = (0..).zip(disks).map(|(index, file)| {
-            Block::open(file).map_err(|source| AssembleError::Disk { index, source })
+        let disks = (0..).zip(files.disks).map(|(index, files)| {
+            open_disk(files).map_err(|source| AssembleError::Disk { index, source })
         });
-        let bus = Bus::new(serial, Vsock::new(), disks.collect::<Result<_, _>>()?)?;
+        let vsock = Vsock::new(blank.poll.device(Bus::VSOCK));
+        let bus = Bus::new(serial, vsock, disks.collect::<Result<_, _>>()?)?;
         let doorbells = connect_queues(&blank.vm, &bus)?;
         let work = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
         let board = Board {
@@ -136,7 +137,7 @@ impl Live {
             doorbells,
             msrs: blank.msrs,
             cpuid,
-            channel: None,
+            poll: blank.poll,
             _uffd: blank.uffd,
         })
     }
@@ -155,21 +156,6 @@ impl Live {
             .slots()
             .map(|slot| name(slot.base, slot.gsi))
             .collect()
-    }
-
-    /// Gives the invocation channel its host end.
-    ///
-    /// # Errors
-    /// When the descriptor cannot be duplicated.
-    pub fn attach_channel(&mut self, channel: OwnedFd) -> io::Result<()> {
-        self.channel = Some(channel.as_fd().try_clone_to_owned()?);
-        self.board.bus().attach_channel(channel)
-    }
-
-    /// Takes the channel's host end away.
-    pub fn detach_channel(&mut self) {
-        self.channel = None;
-        self.board.bus().detach_channel();
     }
 
     /// Starts every vCPU from where it stands, with a first generation id.
@@ -219,6 +205,12 @@ impl Live {
         // The stops were asked for: they are no news.
         let _ = self.stopped.read();
         Ok(())
+    }
+}
+
+fn open_disk(files: DiskFiles) -> Result<Block, OpenError> {
+    match files {
+        DiskFiles::ReadOnly { image } => Block::open(image),
     }
 }
 

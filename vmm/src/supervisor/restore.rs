@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::Live;
 use super::blank::Blank;
 use super::live::AssembleError;
-use super::saved::{LoadError, MachineV1, Saved};
+use super::saved::{DevicesV1, DiskV1, LoadError, MachineV1, Saved};
 use crate::arch::x86_64::boot::{self, BootError};
 use crate::arch::x86_64::interrupts;
 use crate::bus;
-use crate::control::{BootFiles, RestoreFiles};
+use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
 use crate::memory::MemoryError;
 use crate::vcpu::{Order, Vcpu, VcpuError};
 
@@ -39,12 +39,12 @@ pub enum StartError {
 /// # Errors
 /// When a file cannot be used or the kernel refuses a step.
 pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1), StartError> {
-    let machine = shape(&blank, files.disks.len());
+    let machine = shape(&blank, &files.devices);
     blank
         .memory
         .back_shared(&blank.vm, std::os::fd::AsFd::as_fd(&files.memory))?;
     let cpuid = Arc::from(blank.cpuid.as_slice());
-    let mut live = Live::assemble(blank, files.serial, files.disks, cpuid)?;
+    let live = Live::assemble(blank, files.serial, files.devices, cpuid)?;
     let entry = boot::load(
         &live.board.ram,
         &mut files.kernel,
@@ -53,7 +53,9 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
         machine.vcpus,
         &live.mmio_devices(),
     )?;
-    live.attach_channel(files.channel)
+    live.board
+        .bus()
+        .attach_channel(files.channel)
         .map_err(StartError::Channel)?;
     // The others wait for the first one to start them (Intel SDM volume 3, 9.4).
     if let Some(first) = live.vcpus.first() {
@@ -64,11 +66,16 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
     Ok((live, machine))
 }
 
-fn shape(blank: &Blank, disks: usize) -> MachineV1 {
+fn shape(blank: &Blank, files: &DeviceFiles) -> MachineV1 {
+    let disks = files.disks.iter().map(|disk| match disk {
+        DiskFiles::ReadOnly { .. } => DiskV1::ReadOnly,
+    });
     MachineV1 {
         memory_mib: blank.shape.memory_mib,
         vcpus: blank.shape.vcpus,
-        disks: u8::try_from(disks).unwrap_or(u8::MAX),
+        devices: DevicesV1 {
+            disks: disks.collect(),
+        },
     }
 }
 
@@ -125,7 +132,7 @@ impl RestoreError {
 /// When the snapshot is damaged, of another machine, or refused by KVM.
 pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), RestoreError> {
     let saved = Saved::load(&files.state)?;
-    let machine = shape(&blank, files.disks.len());
+    let machine = shape(&blank, &files.devices);
     if saved.machine != machine {
         return Err(RestoreError::Shape {
             snapshot: saved.machine,
@@ -135,7 +142,7 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
     blank
         .memory
         .back_private(&blank.uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
-    let live = Live::assemble(blank, files.serial, files.disks, Arc::clone(&saved.cpuid))?;
+    let live = Live::assemble(blank, files.serial, files.devices, Arc::clone(&saved.cpuid))?;
     load(&live, &saved)?;
     Ok((live, saved))
 }

@@ -23,8 +23,22 @@ pub struct MachineV1 {
     pub memory_mib: u32,
     /// Virtual processors.
     pub vcpus: u8,
-    /// Disks.
-    pub disks: u8,
+    /// The devices that not every machine has.
+    pub devices: DevicesV1,
+}
+
+/// The devices that are a machine's own choice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicesV1 {
+    /// Its disks, in order.
+    pub disks: Vec<DiskV1>,
+}
+
+/// A kind of disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskV1 {
+    /// An image.
+    ReadOnly,
 }
 
 /// One vCPU's section: what the guest sees of the processor, and its state.
@@ -128,7 +142,7 @@ impl Saved {
         }
         let clock = reader.section(SectionKind::Clock, VERSION)?;
         let devices: BusV1 = reader.section(SectionKind::Devices, VERSION)?;
-        if devices.disks.len() != usize::from(machine.disks) {
+        if devices.disks.len() != machine.devices.disks.len() {
             return Err(content(
                 "devices",
                 "there is not one for each disk of the machine",

@@ -159,14 +159,17 @@ impl Supervisor {
                     Reply::Restored.into(),
                 )
             }
-            (Request::Run { channel }, Contents::Restored(mut live, saved)) => {
-                live.attach_channel(channel).map_err(|e| fail(&e))?;
+            (Request::Run { channel }, Contents::Restored(live, saved)) => {
+                live.board
+                    .bus()
+                    .attach_channel(channel)
+                    .map_err(|e| fail(&e))?;
                 live.resume(&saved).map_err(|e| fail(&e))?;
                 nudge(&live).map_err(|e| fail(&e))?;
                 (Contents::Restored(live, saved), Reply::Running.into())
             }
-            (Request::Reset, Contents::Restored(mut live, saved)) => {
-                let report = reset(&mut live, &saved).map_err(|e| fail(&e))?;
+            (Request::Reset, Contents::Restored(live, saved)) => {
+                let report = reset(&live, &saved).map_err(|e| fail(&e))?;
                 (Contents::Restored(live, saved), Reply::Reset(report).into())
             }
             (Request::Verify, Contents::Restored(live, saved)) => {

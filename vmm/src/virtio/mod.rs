@@ -26,6 +26,7 @@ pub(crate) mod testing;
 use std::fmt::Debug;
 
 use crate::memory::GuestRam;
+use crate::poll::Ready;
 use queue::{QueueError, VirtQueue};
 
 /// Feature bit: the driver may use descriptors that point at descriptor tables.
@@ -126,6 +127,25 @@ pub trait VirtioDevice: Debug + Send {
         queues: &mut [VirtQueue],
         ram: &GuestRam,
     ) -> Result<Progress, DeviceError>;
+
+    /// Host descriptors of the device (see [`crate::poll`]) are ready, or may be; with
+    /// none named, its host side was changed. What it leaves at its bound counts as
+    /// queue 0's. Only called while the driver is live.
+    ///
+    /// # Errors
+    /// As [`VirtioDevice::process`].
+    fn host_ready(
+        &mut self,
+        _ready: &[Ready],
+        _queues: &mut [VirtQueue],
+        _ram: &GuestRam,
+    ) -> Result<Progress, DeviceError> {
+        Ok(Progress::Done)
+    }
+
+    /// Wants to know nothing of its host descriptors any more, until it is activated
+    /// or restored: the driver is not live, and nothing could be done.
+    fn mute(&mut self) {}
 
     /// Whether the device has no work in flight.
     fn is_quiet(&self) -> bool;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use snapback_proto::control::{self, Reply};
+use snapback_proto::control::{self, Devices, Reply};
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{GuestMessage, HostMessage, Init};
 use snapback_vmm::sys::memfd;
@@ -118,7 +118,7 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
     let line = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 pci=off random.trust_cpu=on";
     let command = control::Command::Boot {
         command_line: line.to_owned(),
-        disks: 2,
+        devices: Devices::read_only_disks(2),
     };
     let (kernel, initramfs) = (asset("vmlinux"), asset("guest-init.cpio"));
     let fds: [&dyn AsFd; 7] = [

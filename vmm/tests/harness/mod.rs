@@ -23,7 +23,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use snapback_proto::CONTROL_VERSION;
 use snapback_proto::control::{
-    self, CONTROL_FD, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
+    self, CONTROL_FD, Devices, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
 };
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{GuestMessage, HostMessage, Invoke, Resume};
@@ -199,7 +199,12 @@ pub fn restore_command(
 ) -> (Reply, Vec<OwnedFd>) {
     let disks = &snapshot.disks;
     let fds: [&dyn AsFd; 5] = [memory, state, &serial(), &disks[0], &disks[1]];
-    vmm.ask(&control::Command::Restore { disks: 2 }, &fds)
+    vmm.ask(
+        &control::Command::Restore {
+            devices: Devices::read_only_disks(2),
+        },
+        &fds,
+    )
 }
 
 /// Fills in each page that is asked for, until the machine is gone.

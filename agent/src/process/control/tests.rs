@@ -1,7 +1,7 @@
 //! The client against a VMM made of a thread.
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use snapback_proto::control::StopReason;
+use snapback_proto::control::{Devices, StopReason};
 
 use super::*;
 
@@ -108,7 +108,9 @@ async fn a_failure_names_operation_reason_and_section() {
             section: Some("processor".to_owned()),
         })))
     });
-    let restore = Command::Restore { disks: 0 };
+    let restore = Command::Restore {
+        devices: Devices::default(),
+    };
     let error = client.command(&restore, &[], LIMIT).await.unwrap_err();
     assert_eq!(error.section(), Some("processor"));
     let text = error.to_string();

@@ -9,7 +9,7 @@ use super::BlockV1;
 use super::request::{HEADER_SIZE, ID_SIZE, Request, SECTOR, Status, parse};
 use crate::memory::GuestRam;
 use crate::sys::volatile_io;
-use crate::virtio::queue::{Buffers, Chain, QueueError, VirtQueue};
+use crate::virtio::queue::{Buffers, Chain, QueueError, VirtQueue, on_queue};
 use crate::virtio::{
     COMMON_FEATURES, DeviceError, DeviceRestoreError, Progress, VirtioDevice, read_config_bytes,
 };
@@ -137,22 +137,6 @@ impl Block {
         }
         Ok(())
     }
-
-    fn serve(&self, queue: &mut VirtQueue, ram: &GuestRam) -> Result<Progress, QueueError> {
-        let mut moved = 0;
-        for _ in 0..queue.size() {
-            let Some(chain) = queue.pop(ram)? else {
-                return Ok(Progress::Done);
-            };
-            let written = self.answer(&chain, ram)?;
-            moved += written;
-            queue.push_used(ram, chain.head, u32::try_from(written).unwrap_or(u32::MAX))?;
-            if moved >= BYTES_PER_CALL {
-                break;
-            }
-        }
-        Ok(Progress::More)
-    }
 }
 
 impl VirtioDevice for Block {
@@ -192,12 +176,8 @@ impl VirtioDevice for Block {
         queues: &mut [VirtQueue],
         ram: &GuestRam,
     ) -> Result<Progress, DeviceError> {
-        let queue = queues
-            .get_mut(index)
-            .ok_or(DeviceError::Missing { queue: index })?;
-        self.serve(queue, ram).map_err(|source| DeviceError::Queue {
-            queue: index,
-            source,
+        on_queue(queues, index, |queue| {
+            queue.serve(ram, BYTES_PER_CALL, |chain, ram| self.answer(chain, ram))
         })
     }
 

@@ -6,12 +6,14 @@
 
 mod chain;
 mod device;
+mod serve;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use chain::{Buffers, Chain, GuestSlice};
 pub use device::{QueueRegister, VirtQueue};
+pub use serve::on_queue;
 pub use state::{QueueRestoreError, QueueV1};
 
 /// How a ring or a chain is broken.

@@ -4,6 +4,7 @@ use super::registers as reg;
 use super::status::{self, Step};
 use super::{MmioDevice, Signals, TransportV1, VirtioRestoreError, VirtioV1};
 use crate::memory::GuestRam;
+use crate::poll::Ready;
 use crate::virtio::queue::{QueueRegister, VirtQueue};
 use crate::virtio::{DeviceError, F_EVENT_IDX, F_VERSION_1, Progress, VirtioDevice};
 
@@ -220,6 +221,7 @@ impl<D: VirtioDevice> Transport<D> {
     fn give_up(&mut self) -> Signals {
         self.status |= status::NEEDS_RESET;
         self.backlog = 0;
+        self.device.mute();
         let live = self.status & status::DRIVER_OK != 0;
         if live {
             self.interrupt_status |= reg::INTERRUPT_CONFIG;
@@ -373,6 +375,16 @@ impl<D: VirtioDevice> MmioDevice for Transport<D> {
             signals.merge(self.notify(queue, ram));
         }
         signals
+    }
+
+    fn host_ready(&mut self, ready: &[Ready], ram: &GuestRam) -> Signals {
+        if !self.is_running() {
+            self.device.mute();
+            return Signals::default();
+        }
+        self.run(0, ram, |device, queues, ram| {
+            device.host_ready(ready, queues, ram)
+        })
     }
 
     fn is_quiet(&self) -> bool {

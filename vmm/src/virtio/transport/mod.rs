@@ -19,6 +19,7 @@ pub use state::{TransportV1, VirtioRestoreError, VirtioV1};
 
 use crate::bus::{Effects, Lines};
 use crate::memory::GuestRam;
+use crate::poll::Ready;
 
 /// What the work of a device asks of the machine. Which line its interrupt is, only
 /// the bus knows.
@@ -67,6 +68,10 @@ pub trait MmioDevice: Debug {
 
     /// Goes on where the device stopped at its bound.
     fn continue_work(&mut self, ram: &GuestRam) -> Signals;
+
+    /// Host descriptors of the device are ready; with none named, its host side was
+    /// changed.
+    fn host_ready(&mut self, ready: &[Ready], ram: &GuestRam) -> Signals;
 
     /// Whether no work is in flight.
     fn is_quiet(&self) -> bool;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::net::{SendFlags, Shutdown};
 use vm_memory::Bytes;
@@ -10,6 +10,7 @@ use vm_memory::Bytes;
 use super::BUF_ALLOC;
 use super::packet::{Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::state::ConnectionV1;
+use crate::poll::HostFd;
 use crate::sys::volatile_io;
 use crate::virtio::queue::{GuestSlice, QueueError};
 
@@ -77,7 +78,7 @@ pub(super) enum Delivery {
 pub(super) struct Connection {
     pub credit: Credit,
     /// The host's end; a restored connection has none at first.
-    pub host: Option<OwnedFd>,
+    pub host: Option<HostFd>,
     /// From the guest, not yet taken by the host: at most [`BUF_ALLOC`] bytes.
     pub pending: VecDeque<u8>,
     /// What the guest said that it will not do any more.
@@ -94,7 +95,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A connection that a guest just asked for.
-    pub(super) fn open(host: OwnedFd, request: &Header) -> Self {
+    pub(super) fn open(host: HostFd, request: &Header) -> Self {
         let mut connection = Self {
             host: Some(host),
             ..Self::default()

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::connection::{Connection, Key};
 use super::{RX, TX, VsockV1, state};
 use crate::memory::GuestRam;
-use crate::virtio::queue::{QueueError, VirtQueue};
+use crate::poll::{DevicePoll, HostFd, Interest, Ready};
+use crate::virtio::queue::{VirtQueue, on_queue};
 use crate::virtio::{
     COMMON_FEATURES, DeviceError, DeviceRestoreError, Progress, VirtioDevice, read_config_bytes,
 };
@@ -30,25 +31,17 @@ pub(super) struct Control {
     pub flags: u32,
 }
 
-/// What the I/O thread has to wait for.
-#[derive(Debug, Clone, Copy)]
-pub struct PollInterest<'a> {
-    /// The socket.
-    pub fd: BorrowedFd<'a>,
-    /// Wait until it is readable.
-    pub readable: bool,
-    /// Wait until it is writable.
-    pub writable: bool,
-}
-
 /// The vsock device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Vsock {
+    poll: DevicePoll,
+    /// The next number of a host descriptor.
+    next_id: u64,
     pub(super) connections: BTreeMap<Key, Connection>,
     /// Answers, first in first out.
     pub(super) outbox: VecDeque<Control>,
     /// A host end for the channel that the guest has not opened yet.
-    pub(super) waiting: Option<OwnedFd>,
+    pub(super) waiting: Option<HostFd>,
     /// The connection that was read last, so that all have their turn.
     pub(super) last_served: Option<Key>,
     /// There is something to send, and no buffer for it.
@@ -58,10 +51,28 @@ pub struct Vsock {
 }
 
 impl Vsock {
-    /// A device without connections.
+    /// A device without connections, whose host ends are waited for by `poll`.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(poll: DevicePoll) -> Self {
+        Self {
+            poll,
+            next_id: 0,
+            connections: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            waiting: None,
+            last_served: None,
+            rx_starved: false,
+            tx_stalled: false,
+        }
+    }
+
+    /// Drops all connections and all host ends but `waiting`.
+    fn clear(&mut self, waiting: Option<HostFd>) {
+        *self = Self {
+            next_id: self.next_id,
+            waiting,
+            ..Self::new(self.poll.clone())
+        };
     }
 
     /// Gives the channel a host end: the connection that exists, or else the next
@@ -70,7 +81,8 @@ impl Vsock {
     /// # Errors
     /// When the socket cannot be made non-blocking.
     pub fn attach_channel(&mut self, socket: OwnedFd) -> io::Result<()> {
-        rustix::io::ioctl_fionbio(&socket, true)?;
+        let socket = self.poll.adopt(socket, self.next_id)?;
+        self.next_id += 1;
         let Some(key) = self.channel() else {
             self.waiting = Some(socket);
             return Ok(());
@@ -98,29 +110,22 @@ impl Vsock {
         }
     }
 
-    /// What to wait for on a host socket, while the device is `running`.
-    #[must_use]
-    pub fn poll_interest(&self, running: bool) -> Option<PollInterest<'_>> {
-        self.poll_interests().next().filter(|_| running)
-    }
-
-    /// A host socket may be ready.
-    ///
-    /// # Errors
-    /// [`DeviceError`] when the guest's queues are broken.
-    pub fn host_ready(
-        &mut self,
-        queues: &mut [VirtQueue],
-        ram: &GuestRam,
-    ) -> Result<Progress, DeviceError> {
-        let keys: Vec<Key> = self.connections.keys().copied().collect();
-        for key in keys {
-            match self.connections.get_mut(&key).map(Connection::flush) {
-                Some(Err(_)) => self.reset_connection(key),
-                _ => self.close_when_done(key),
-            }
+    /// Says for each host end what to wait for. One that cannot be waited for counts
+    /// as gone.
+    fn update_interests(&mut self) {
+        let starved = self.rx_starved;
+        let gone = |(key, connection): (&Key, &mut Connection)| {
+            let interest = Interest {
+                readable: connection.may_read_host() && !starved,
+                writable: !connection.pending.is_empty(),
+            };
+            let failed = connection.host.as_mut()?.want(interest).is_err();
+            failed.then_some(*key)
+        };
+        let gone: Vec<Key> = self.connections.iter_mut().filter_map(gone).collect();
+        for key in gone {
+            self.reset_connection(key);
         }
-        self.send_queue(queues, ram)
     }
 
     /// The invocation channel's connection.
@@ -162,19 +167,6 @@ impl Vsock {
                 .any(|connection| connection.shutdown_due)
     }
 
-    fn poll_interests(&self) -> impl Iterator<Item = PollInterest<'_>> {
-        self.connections.values().filter_map(|connection| {
-            let fd = connection.host.as_ref()?.as_fd();
-            let readable = connection.may_read_host() && !self.rx_starved;
-            let writable = !connection.pending.is_empty();
-            (readable || writable).then_some(PollInterest {
-                fd,
-                readable,
-                writable,
-            })
-        })
-    }
-
     fn send_queue(
         &mut self,
         queues: &mut [VirtQueue],
@@ -190,20 +182,6 @@ impl Vsock {
     ) -> Result<Progress, DeviceError> {
         on_queue(queues, TX, |tx| self.receive_all(tx, ram))
     }
-}
-
-fn on_queue(
-    queues: &mut [VirtQueue],
-    index: usize,
-    work: impl FnOnce(&mut VirtQueue) -> Result<Progress, QueueError>,
-) -> Result<Progress, DeviceError> {
-    let queue = queues
-        .get_mut(index)
-        .ok_or(DeviceError::Missing { queue: index })?;
-    work(queue).map_err(|source| DeviceError::Queue {
-        queue: index,
-        source,
-    })
 }
 
 impl VirtioDevice for Vsock {
@@ -230,15 +208,15 @@ impl VirtioDevice for Vsock {
         );
     }
 
-    fn activate(&mut self, _features: u64) {}
+    fn activate(&mut self, _features: u64) {
+        self.update_interests();
+    }
 
     fn reset(&mut self) {
         // The host end for a channel to come stays: a driver resets its device
         // before it first uses it.
-        *self = Self {
-            waiting: self.waiting.take(),
-            ..Self::default()
-        };
+        let waiting = self.waiting.take();
+        self.clear(waiting);
     }
 
     fn process(
@@ -262,7 +240,34 @@ impl VirtioDevice for Vsock {
         }
         // The event queue only gives us buffers, and we have no events: a transport
         // reset would end the channel too.
+        self.update_interests();
         Ok(progress)
+    }
+
+    fn host_ready(
+        &mut self,
+        _ready: &[Ready],
+        queues: &mut [VirtQueue],
+        ram: &GuestRam,
+    ) -> Result<Progress, DeviceError> {
+        let keys: Vec<Key> = self.connections.keys().copied().collect();
+        for key in keys {
+            match self.connections.get_mut(&key).map(Connection::flush) {
+                Some(Err(_)) => self.reset_connection(key),
+                _ => self.close_when_done(key),
+            }
+        }
+        let progress = self.send_queue(queues, ram)?;
+        self.update_interests();
+        Ok(progress)
+    }
+
+    fn mute(&mut self) {
+        let hosts = self.connections.values_mut();
+        for host in hosts.filter_map(|connection| connection.host.as_mut()) {
+            // At worst it is reported again.
+            let _ = host.want(Interest::NONE);
+        }
     }
 
     fn is_quiet(&self) -> bool {
@@ -284,7 +289,7 @@ impl VirtioDevice for Vsock {
         let channel_port = snapback_proto::CHANNEL_PORT;
         state::check(state, channel_port)?;
         // Every host end belongs to the lease that is over, also one that waits.
-        *self = Self::default();
+        self.clear(None);
         for saved in &state.connections {
             let key = Key {
                 host_port: saved.host_port,

@@ -13,7 +13,7 @@
 //! One host port is served: the invocation channel's. Its connection outlives
 //! snapshot, restore and reset, and gets a fresh host socket each time; every other
 //! connection is reset. The device owns no event loop: it says what it waits for
-//! ([`Vsock::poll_interest`]) and is told ([`Vsock::host_ready`]).
+//! ([`crate::poll`]) and is told.
 
 mod connection;
 mod device;
@@ -24,7 +24,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use device::{PollInterest, Vsock};
+pub use device::Vsock;
 pub use state::{ConnectionV1, VsockV1};
 
 /// Index of the queue with buffers for the guest to receive into.

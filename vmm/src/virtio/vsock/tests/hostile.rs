@@ -120,6 +120,9 @@ fn buffers_outside_memory_need_a_reset() {
         host.write_all(&[1; 100]).unwrap();
         let _ = guest.host_ready();
     }
+    // Nothing can be done about it: nobody is woken for it.
+    host.write_all(&[1; 100]).unwrap();
+    assert_eq!(guest.poll.ready().unwrap(), []);
 }
 
 #[test]

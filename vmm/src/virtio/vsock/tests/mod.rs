@@ -20,6 +20,7 @@ use snapback_proto::{CHANNEL_PORT, GUEST_CID};
 
 use super::packet::*;
 use super::*;
+use crate::poll::{HostFd, HostPoll, Interest};
 use crate::virtio::testing::{BUFFERS, Driver, RAM_SIZE, readable, writable};
 use crate::virtio::transport::{MmioDevice, Signals, VirtioRestoreError};
 use crate::virtio::{COMMON_FEATURES, DeviceRestoreError, VirtioDevice};
@@ -33,15 +34,18 @@ const GUEST_ROOM: u32 = 64 << 10;
 /// A guest with a vsock driver.
 struct Guest {
     driver: Driver<Vsock>,
+    poll: HostPoll,
     next_rx: u64,
     taken: u32,
 }
 
 impl Guest {
     fn new() -> Self {
-        let driver = Driver::live_with(Vsock::new(), COMMON_FEATURES);
+        let poll = HostPoll::new().unwrap();
+        let driver = Driver::live_with(Vsock::new(poll.device(0)), COMMON_FEATURES);
         Self {
             driver,
+            poll,
             next_rx: 0,
             taken: 0,
         }
@@ -142,14 +146,18 @@ impl Guest {
     }
 
     fn host_ready(&mut self) -> Signals {
-        self.driver
-            .transport
-            .run(RX, &self.driver.ram, Vsock::host_ready)
+        let ready = self.poll.ready().unwrap();
+        self.driver.transport.host_ready(&ready, &self.driver.ram)
     }
 
+    /// What is waited for on the only host end.
     fn interest(&self) -> Option<(bool, bool)> {
-        let interest = self.driver.transport.device().poll_interest(true);
-        interest.map(|interest| (interest.readable, interest.writable))
+        let device = self.driver.transport.device();
+        let host = device.connections.values().find_map(|c| c.host.as_ref());
+        let interest = host.map(HostFd::interest);
+        interest
+            .filter(|interest| *interest != Interest::NONE)
+            .map(|interest| (interest.readable, interest.writable))
     }
 
     fn save(&self) -> VsockV1 {

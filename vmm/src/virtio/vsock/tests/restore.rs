@@ -20,7 +20,7 @@ fn the_channel_survives_a_restore() {
     old.read_exact(&mut [0; 5]).unwrap();
     let state = guest.driver.transport.save();
     // Another process: the same memory, a new device.
-    let mut restored = Driver::cold(Vsock::new());
+    let mut restored = Driver::cold(Vsock::new(HostPoll::new().unwrap().device(0)));
     restored.ram = guest.driver.ram.clone();
     restored.transport.restore(&state, &restored.ram).unwrap();
     assert_eq!(restored.transport.save(), state);
@@ -127,7 +127,9 @@ fn impossible_tables_are_refused() {
     let refusal = |connections: Vec<ConnectionV1>| {
         let mut state = good.clone();
         state.device = VsockV1 { connections };
-        let mut device = crate::virtio::transport::Transport::new(Vsock::new());
+        let mut device = crate::virtio::transport::Transport::new(Vsock::new(
+            HostPoll::new().unwrap().device(0),
+        ));
         match device.restore(&state, &guest.driver.ram) {
             Err(VirtioRestoreError::Device(error)) => error,
             other => panic!("{other:?}"),
