@@ -39,7 +39,7 @@ for line in sys.stdin:
 
 fn main() {
     if let Err(error) = serve() {
-        eprintln!("peer-init: {error:#}");
+        say(&format!("{error:#}"));
     }
     // PID 1 must not end by itself; its host kills the machine.
     loop {
@@ -59,14 +59,14 @@ fn serve() -> Result<()> {
     let mut function = Function::start()?;
     let listener =
         VsockListener::bind_with_cid_port(VMADDR_CID_ANY, PORT).context("listening on vsock")?;
-    eprintln!("peer-init: ready");
+    say("ready");
     for stream in listener.incoming() {
         // A caller that goes away (its machine was saved) is not the last one.
         if let Err(error) = stream
             .map_err(Into::into)
             .and_then(|s| answer(s, &mut function))
         {
-            eprintln!("peer-init: {error:#}");
+            say(&format!("{error:#}"));
         }
     }
     Ok(())
@@ -133,6 +133,12 @@ impl Function {
             .context("reading the function's answer")?;
         Ok(line)
     }
+}
+
+/// To the console, when the machine has one.
+fn say(what: &str) {
+    // Nobody else could be told.
+    let _ = writeln!(std::io::stderr(), "peer-init: {what}");
 }
 
 fn attach(what: &str, target: &str, kind: &str) -> Result<()> {

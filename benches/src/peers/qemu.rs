@@ -125,6 +125,8 @@ fn restore(guest: &Guest, waiting: bool) -> Result<(f64, f64), PeerError> {
         begin = Instant::now();
     }
     control.command("migrate-incoming", &json!({ "uri": source }))?;
+    // A connection that is made earlier may be lost with the transport's reset.
+    control.wait_for_event("RESUME")?;
     machine.answers("ping\n")?;
     let ready = milliseconds(begin.elapsed());
     machine.answers("{}\n")?;
@@ -245,6 +247,8 @@ fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
 /// QEMU's machine protocol.
 struct Control {
     reader: BufReader<UnixStream>,
+    /// Names of the events that came before an answer.
+    events: Vec<String>,
 }
 
 impl Control {
@@ -254,6 +258,7 @@ impl Control {
             .map_err(prepare("limit QEMU's control socket"))?;
         let mut control = Self {
             reader: BufReader::new(stream),
+            events: Vec::new(),
         };
         control.message()?;
         control.command("qmp_capabilities", &json!({}))?;
@@ -286,6 +291,7 @@ impl Control {
     }
 
     fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, PeerError> {
+        self.events.clear();
         let mut text = json!({ "execute": name, "arguments": arguments }).to_string();
         text.push('\n');
         let stream = self.reader.get_mut();
@@ -300,8 +306,18 @@ impl Control {
             if message.get("error").is_some() {
                 return Err(refused(name, &message));
             }
-            // Anything else is an event.
+            self.events.extend(event_name(&message));
         }
+    }
+
+    /// Waits for an event that came after the last command or comes now. Bounded by
+    /// the socket's limit, and by what QEMU can say.
+    fn wait_for_event(&mut self, name: &str) -> Result<(), PeerError> {
+        while !self.events.iter().any(|event| event == name) {
+            let message = self.message()?;
+            self.events.extend(event_name(&message));
+        }
+        Ok(())
     }
 
     fn message(&mut self) -> Result<Value, PeerError> {
@@ -310,6 +326,10 @@ impl Control {
         read.map_err(prepare("read QEMU's control socket"))?;
         serde_json::from_str(&line).map_err(|source| prepare("understand QEMU")(source.into()))
     }
+}
+
+fn event_name(message: &Value) -> Option<String> {
+    Some(message.get("event")?.as_str()?.to_owned())
 }
 
 fn refused(command: &str, answer: &Value) -> PeerError {
