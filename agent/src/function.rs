@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use snapback_proto::guest::Init;
+use snapback_proto::cpu::CpuTemplate;
+use snapback_proto::guest::{Init, VsockAccess};
 use snapback_proto::ids::FunctionName;
 use snapback_vmm::snapshot::manifest::Machine;
+
+use crate::logging::LoggingConfig;
 
 /// Virtual processors of every function's machine.
 const VCPUS: u8 = 1;
@@ -16,6 +19,9 @@ pub const RUNTIMES: [(&str, &str); 1] = [("python3.11", "python")];
 
 /// Region and account in the ARNs of this host's functions.
 pub const ARN_PREFIX: &str = "arn:aws:lambda:local:000000000000:function:";
+
+/// The region in them, and in a function's environment.
+const REGION: &str = "local";
 
 /// The only version that there is.
 pub const VERSION: &str = "$LATEST";
@@ -30,11 +36,13 @@ const MAX_TIMEOUT_S: u32 = 900;
 const MAX_ENVIRONMENT: usize = 4096;
 
 /// Variables that belong to the runtime; setting one would break it.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 10] = [
     "_HANDLER",
     "_X_AMZN_TRACE_ID",
     "AWS_ACCESS_KEY_ID",
+    "AWS_DEFAULT_REGION",
     "AWS_EXECUTION_ENV",
+    "AWS_REGION",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "LAMBDA_RUNTIME_DIR",
@@ -59,9 +67,17 @@ pub struct FunctionConfig {
     /// How long a request may run, in seconds.
     #[serde(default = "default_timeout")]
     pub timeout_s: u32,
+    /// Which processor its guests see: `host` for everything that this host has, or
+    /// `x86-64-v2`, `-v3`, `-v4` for a snapshot that other hosts can restore.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub cpu_template: CpuTemplate,
     /// Environment variables.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// What its log lines look like.
+    #[serde(default)]
+    pub logging: LoggingConfig,
 }
 
 /// As Lambda has it.
@@ -181,6 +197,7 @@ impl FunctionConfig {
         Machine {
             memory_mib: self.memory_mb,
             vcpus: VCPUS,
+            template: self.cpu_template,
         }
     }
 
@@ -192,9 +209,22 @@ impl FunctionConfig {
             version: VERSION.to_owned(),
             handler: self.handler.clone(),
             memory_mib: self.memory_mb,
+            region: REGION.to_owned(),
+            execution_env: self.execution_env(),
+            log_format: self.logging.format.into(),
+            log_level: self.logging.level().map(str::to_owned),
+            vsock: VsockAccess::Denied,
             environment: self.environment.clone().into_iter().collect(),
             wall_clock_ns: 0,
         }
+    }
+}
+
+impl FunctionConfig {
+    /// `AWS_EXECUTION_ENV`: functions that bring their own runtime have none.
+    fn execution_env(&self) -> Option<String> {
+        let runtime = &self.runtime;
+        (!runtime.starts_with("provided")).then(|| format!("AWS_Lambda_{runtime}"))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use snapback_proto::ids::RequestId;
@@ -95,6 +96,25 @@ impl From<EnvironmentId> for String {
     fn from(id: EnvironmentId) -> Self {
         id.to_string()
     }
+}
+
+/// A trace of a request's own, not sampled: X-Ray's header, as Lambda makes it when a
+/// caller gives none.
+///
+/// # Errors
+/// When the kernel gives no random bytes.
+pub fn new_trace_id() -> io::Result<String> {
+    let (mut root, mut parent) = ([0; 12], [0; 8]);
+    random(&mut root)?;
+    random(&mut parent)?;
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (root, parent) = (hex(&root), hex(&parent));
+    Ok(format!(
+        "Root=1-{seconds:08x}-{root};Parent={parent};Sampled=0"
+    ))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod ids;
 pub mod images;
 pub mod lease;
 pub mod lock;
+pub mod logging;
 pub mod node;
 pub mod pager;
 pub mod placement;

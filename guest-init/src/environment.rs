@@ -2,22 +2,26 @@
 
 use std::net::SocketAddr;
 
-use snapback_proto::guest::Init;
+use snapback_proto::guest::{Init, LogFormat};
 
 /// What a function may not set: Lambda's reserved names.
-const RESERVED: [&str; 17] = [
+const RESERVED: [&str; 21] = [
     "_HANDLER",
     "_X_AMZN_TRACE_ID",
     "AWS_ACCESS_KEY",
     "AWS_ACCESS_KEY_ID",
+    "AWS_DEFAULT_REGION",
     "AWS_EXECUTION_ENV",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
     "AWS_LAMBDA_FUNCTION_NAME",
     "AWS_LAMBDA_FUNCTION_VERSION",
     "AWS_LAMBDA_INITIALIZATION_TYPE",
+    "AWS_LAMBDA_LOG_FORMAT",
     "AWS_LAMBDA_LOG_GROUP_NAME",
+    "AWS_LAMBDA_LOG_LEVEL",
     "AWS_LAMBDA_LOG_STREAM_NAME",
     "AWS_LAMBDA_RUNTIME_API",
+    "AWS_REGION",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SECURITY_TOKEN",
     "AWS_SESSION_TOKEN",
@@ -41,6 +45,7 @@ pub fn variables(init: &Init, task_root: &str, api: SocketAddr) -> Vec<(String, 
         "PATH",
         "/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin",
     );
+    set("AWS_XRAY_CONTEXT_MISSING", "LOG_ERROR");
     set(
         "LD_LIBRARY_PATH",
         "/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib",
@@ -58,7 +63,20 @@ pub fn variables(init: &Init, task_root: &str, api: SocketAddr) -> Vec<(String, 
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
         &init.memory_mib.to_string(),
     );
-    set("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand");
+    // Every function here is a snapshot: its runtime runs the hooks of one.
+    set("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start");
+    set("AWS_REGION", &init.region);
+    set("AWS_DEFAULT_REGION", &init.region);
+    if let Some(name) = &init.execution_env {
+        set("AWS_EXECUTION_ENV", name);
+    }
+    match init.log_format {
+        LogFormat::Text => set("AWS_LAMBDA_LOG_FORMAT", "Text"),
+        LogFormat::Json => set("AWS_LAMBDA_LOG_FORMAT", "JSON"),
+    }
+    if let Some(level) = &init.log_level {
+        set("AWS_LAMBDA_LOG_LEVEL", level);
+    }
     set(
         "AWS_LAMBDA_LOG_GROUP_NAME",
         &format!("/aws/lambda/{}", init.function),
@@ -105,10 +123,17 @@ fn date(day: u64) -> (u64, u64, u64) {
 mod tests {
     use std::collections::HashMap;
 
+    use snapback_proto::guest::VsockAccess;
+
     use super::*;
 
     fn variables_of(own: &[(&str, &str)]) -> HashMap<String, String> {
         let init = Init {
+            region: "local".to_owned(),
+            execution_env: Some("AWS_Lambda_python3.11".to_owned()),
+            log_format: LogFormat::Json,
+            log_level: Some("DEBUG".to_owned()),
+            vsock: VsockAccess::Denied,
             function: "report".to_owned(),
             version: "$LATEST".to_owned(),
             handler: "app.handler".to_owned(),
@@ -132,6 +157,12 @@ mod tests {
         assert_eq!(all["AWS_LAMBDA_LOG_GROUP_NAME"], "/aws/lambda/report");
         assert!(all["AWS_LAMBDA_LOG_STREAM_NAME"].starts_with("2000/02/29/[$LATEST]0000"));
         assert_eq!(all["TZ"], ":UTC");
+        assert_eq!(all["AWS_REGION"], "local");
+        assert_eq!(all["AWS_DEFAULT_REGION"], "local");
+        assert_eq!(all["AWS_EXECUTION_ENV"], "AWS_Lambda_python3.11");
+        assert_eq!(all["AWS_LAMBDA_INITIALIZATION_TYPE"], "snap-start");
+        assert_eq!(all["AWS_LAMBDA_LOG_FORMAT"], "JSON");
+        assert_eq!(all["AWS_LAMBDA_LOG_LEVEL"], "DEBUG");
         assert_eq!(all["STAGE"], "test");
         assert_eq!(all["PATH"], "/mine");
         assert!(!all.contains_key("AWS_ACCESS_KEY_ID"));

@@ -9,15 +9,17 @@
 //! From boot to answer:
 //!
 //! 1. `main` lets [`mounts`] build the root (EROFS below, tmpfs above), brings
-//!    [`loopback`] up, gives up what nobody needs ([`privileges`]), connects the
-//!    [`channel`] and hands all of it to the [`guest`].
-//! 2. `Init` arrives: [`process`] starts the runtime with the [`environment`] that
+//!    [`loopback`] up, gives up what nobody needs ([`privileges`]), hides and seals
+//!    what is not the function's ([`sandbox`]), connects the [`channel`] and hands all
+//!    of it to the [`guest`].
+//! 2. `Init` arrives: vsock is closed for every process to come ([`seccomp`]), and
+//!    [`process`] starts the runtime with the [`environment`] that
 //!    Lambda would give it. Its output goes through [`logs`] to the channel.
 //! 3. The runtime calls `invocation/next` or `restore/next` on the [`runtime_api`]
 //!    ([`http`] underneath) and is parked there. `Ready` goes out; the snapshot is
 //!    taken while the loop waits.
-//! 4. In a restored guest `Resume` arrives: [`resume`] reseeds the generator and
-//!    sets the clock, then confirms. `Invoke` follows and answers the parked call.
+//! 4. In a restored guest `Resume` arrives: [`resume`] reseeds the generator, gives
+//!    the machine its names ([`identity`]) and sets the clock, then confirms. `Invoke` follows and answers the parked call.
 //! 5. The runtime posts its answer; all output that it wrote before goes out
 //!    before it.
 //!
@@ -30,6 +32,7 @@ pub mod channel;
 pub mod environment;
 pub mod guest;
 pub mod http;
+pub mod identity;
 pub mod logs;
 pub mod loopback;
 pub mod mounts;
@@ -39,4 +42,6 @@ pub mod privileges;
 pub mod process;
 pub mod resume;
 pub mod runtime_api;
+pub mod sandbox;
+pub mod seccomp;
 pub mod sys;

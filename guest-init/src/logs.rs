@@ -35,6 +35,7 @@ pub enum LogError {
 
 #[derive(Debug)]
 struct LogPipe {
+    place: u8,
     stream: LogStream,
     pipe: OwnedFd,
     watched: bool,
@@ -47,10 +48,11 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Takes the read end (non-blocking) of an output stream. It is watched from
-    /// the next [`watch`](Self::watch) on.
-    pub fn add(&mut self, stream: LogStream, pipe: OwnedFd) {
+    /// Takes the read end (non-blocking) of an output stream, under a number of its
+    /// own. It is watched from the next [`watch`](Self::watch) on.
+    pub fn add(&mut self, place: u8, stream: LogStream, pipe: OwnedFd) {
         self.pipes.push(LogPipe {
+            place,
             stream,
             pipe,
             watched: false,
@@ -62,8 +64,8 @@ impl Logs {
     ///
     /// # Errors
     /// When the pipe or the channel fails.
-    pub fn pump(&mut self, stream: LogStream, channel: &mut Channel) -> Result<(), LogError> {
-        let Some(index) = self.pipes.iter().position(|pipe| pipe.stream == stream) else {
+    pub fn pump(&mut self, place: u8, channel: &mut Channel) -> Result<(), LogError> {
+        let Some(index) = self.pipes.iter().position(|pipe| pipe.place == place) else {
             return Ok(());
         };
         if self.pipes[index].pump(MAX_LOG_CHUNK, channel)? == Pumped::Ended {
@@ -98,7 +100,7 @@ impl Logs {
     pub fn watch(&mut self, watch: bool, poller: &Poller) -> Result<(), LogError> {
         for pipe in self.pipes.iter_mut().filter(|p| p.watched != watch) {
             let changed = if watch {
-                poller.add(&pipe.pipe, Token::Log(pipe.stream), Interest::Read)
+                poller.add(&pipe.pipe, Token::Log(pipe.place), Interest::READ)
             } else {
                 poller.remove(&pipe.pipe)
             };
@@ -156,7 +158,7 @@ mod tests {
     fn setup() -> (Logs, OwnedFd, Channel, UnixStream) {
         let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
         let mut logs = Logs::default();
-        logs.add(LogStream::Stdout, read_end);
+        logs.add(0, LogStream::Stdout, read_end);
         let (ours, host) = UnixStream::pair().unwrap();
         (logs, write_end, Channel::new(ours.into()), host)
     }
@@ -174,7 +176,7 @@ mod tests {
             .queue(&GuestMessage::Resumed { generation: 1 }, Vec::new())
             .unwrap();
         rustix::io::write(&out, b"after").unwrap();
-        logs.pump(LogStream::Stdout, &mut channel).unwrap();
+        logs.pump(0, &mut channel).unwrap();
         channel.flush().unwrap();
 
         let stdout = GuestMessage::Log {
@@ -218,9 +220,9 @@ mod tests {
     fn a_closed_stream_is_forgotten() {
         let (mut logs, out, mut channel, _host) = setup();
         drop(out);
-        logs.pump(LogStream::Stdout, &mut channel).unwrap();
+        logs.pump(0, &mut channel).unwrap();
         assert!(logs.pipes.is_empty());
-        logs.pump(LogStream::Stdout, &mut channel).unwrap();
+        logs.pump(0, &mut channel).unwrap();
         logs.drain(&mut channel).unwrap();
     }
 }

@@ -21,6 +21,7 @@ use snapback_guest_init::mounts::{self, MountError};
 use snapback_guest_init::privileges::{self, PrivilegeError};
 use snapback_guest_init::process::{Layout, Orphans};
 use snapback_guest_init::resume::GuestKernel;
+use snapback_guest_init::sandbox::{self, SandboxError};
 use snapback_guest_init::{loopback, sys};
 use snapback_proto::CHANNEL_PORT;
 
@@ -47,6 +48,8 @@ enum InitError {
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
     #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
     Guest(#[from] GuestError),
 }
 
@@ -72,6 +75,7 @@ fn boot_and_serve() -> Result<Infallible, InitError> {
     loopback::bring_up().map_err(InitError::Loopback)?;
     privileges::confine_children()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, API_PORT)).map_err(InitError::Listen)?;
+    sandbox::seal()?;
     let machine = Box::new(GuestKernel::open().map_err(InitError::Kernel)?);
     let orphans = Some(Orphans::adopt().map_err(InitError::Kernel)?);
     let channel = Channel::new(connect().map_err(InitError::Connect)?);

@@ -5,7 +5,7 @@
 //!  /var/task    EROFS of disk 1 (the function's code), read-only
 //!  /tmp         tmpfs, 1777          /var/tmp   on the overlay, 1777
 //!  /dev         devtmpfs             /dev/pts   devpts    /dev/shm  tmpfs, 1777
-//!  /proc, /sys (read-only), /run (tmpfs)
+//!  /proc (other users' processes hidden), /sys (read-only), /run (tmpfs)
 //! ```
 //!
 //! The initramfs holds nothing but this program: its few folders stay below the
@@ -112,7 +112,7 @@ fn attach_virtual() -> Result<(), MountError> {
     let sealed = data | MountFlags::RDONLY;
     let terminals = MountFlags::NOSUID | MountFlags::NOEXEC;
     let table = [
-        ("proc", "/proc", data, c""),
+        ("proc", "/proc", data, c"hidepid=invisible"),
         ("sysfs", "/sys", sealed, c""),
         (
             "devpts",

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
-use snapback_proto::guest::LogStream;
 
 /// Most events of one wait; the rest comes with the next.
 const BATCH: usize = 16;
@@ -19,67 +19,84 @@ pub enum Token {
     Channel,
     /// The Runtime API's listener.
     Listener,
-    /// The end of the runtime's process.
-    Runtime,
     /// The end of any process that PID 1 has to reap.
     Orphans,
-    /// An output stream of the runtime.
-    Log(LogStream),
+    /// The end of a process, by its place.
+    Process(u8),
+    /// An output stream, by its place.
+    Log(u8),
+    /// A telemetry subscriber, by its place.
+    Subscriber(u8),
     /// A connection to the Runtime API, by its slot.
-    Connection(usize),
+    Connection(u8),
 }
 
-const FIRST_CONNECTION: u64 = 16;
+/// The kind of a token is in its data's second byte, the place in its first.
+const PLACE: u64 = 0xff;
+const fn kind(number: u64) -> u64 {
+    number << 8
+}
 
 impl Token {
     fn to_data(self) -> EventData {
         EventData::new_u64(match self {
-            Self::Channel => 0,
-            Self::Listener => 1,
-            Self::Runtime => 2,
-            Self::Orphans => 3,
-            Self::Log(LogStream::Stdout) => 4,
-            Self::Log(LogStream::Stderr) => 5,
-            Self::Connection(slot) => {
-                FIRST_CONNECTION.saturating_add(u64::try_from(slot).unwrap_or(u64::MAX))
-            }
+            Self::Channel => kind(0),
+            Self::Listener => kind(1),
+            Self::Orphans => kind(2),
+            Self::Process(place) => kind(3) | u64::from(place),
+            Self::Log(place) => kind(4) | u64::from(place),
+            Self::Subscriber(place) => kind(5) | u64::from(place),
+            Self::Connection(slot) => kind(6) | u64::from(slot),
         })
     }
 
     fn from_data(data: EventData) -> Option<Self> {
-        Some(match data.u64() {
+        let place = u8::try_from(data.u64() & PLACE).ok()?;
+        Some(match data.u64() >> 8 {
             0 => Self::Channel,
             1 => Self::Listener,
-            2 => Self::Runtime,
-            3 => Self::Orphans,
-            4 => Self::Log(LogStream::Stdout),
-            5 => Self::Log(LogStream::Stderr),
-            other => Self::Connection(usize::try_from(other.checked_sub(FIRST_CONNECTION)?).ok()?),
+            2 => Self::Orphans,
+            3 => Self::Process(place),
+            4 => Self::Log(place),
+            5 => Self::Subscriber(place),
+            6 => Self::Connection(place),
+            _ => return None,
         })
     }
 }
 
-/// What a descriptor is watched for.
+/// What a descriptor is watched for. A failure is always told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interest {
+pub struct Interest {
     /// Something to read, or its end.
-    Read,
-    /// That, or room to write.
-    ReadWrite,
+    pub read: bool,
+    /// Room to write.
+    pub write: bool,
 }
 
 impl Interest {
-    /// With or without room to write.
+    /// Something to read, or its end.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+    };
+    /// Room to write.
+    pub const WRITE: Self = Self {
+        read: false,
+        write: true,
+    };
+
+    /// Something to read, with or without room to write.
     #[must_use]
-    pub fn writing(writing: bool) -> Self {
-        if writing { Self::ReadWrite } else { Self::Read }
+    pub const fn writing(write: bool) -> Self {
+        Self { read: true, write }
     }
 
     fn flags(self) -> EventFlags {
-        match self {
-            Self::Read => EventFlags::IN,
-            Self::ReadWrite => EventFlags::IN | EventFlags::OUT,
-        }
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, self.read);
+        flags.set(EventFlags::OUT, self.write);
+        flags
     }
 }
 
@@ -128,12 +145,18 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits until something happens and says for whom.
+    /// Waits until something happens and says for whom; nobody when `limit` has
+    /// passed.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn wait(&mut self) -> io::Result<impl Iterator<Item = Token> + use<>> {
-        self.wait_for(None)
+    pub fn wait(
+        &mut self,
+        limit: Option<Duration>,
+    ) -> io::Result<impl Iterator<Item = Token> + use<>> {
+        // A limit that does not fit is as good as none.
+        let timespec = limit.and_then(|limit| Timespec::try_from(limit).ok());
+        self.wait_for(timespec.as_ref())
     }
 
     /// Says for whom something has happened already.
@@ -176,12 +199,13 @@ mod tests {
         let tokens = [
             Token::Channel,
             Token::Listener,
-            Token::Runtime,
             Token::Orphans,
-            Token::Log(LogStream::Stdout),
-            Token::Log(LogStream::Stderr),
+            Token::Process(0),
+            Token::Process(10),
+            Token::Log(1),
+            Token::Subscriber(2),
             Token::Connection(0),
-            Token::Connection(15),
+            Token::Connection(255),
         ];
         for token in tokens {
             assert_eq!(Token::from_data(token.to_data()), Some(token));

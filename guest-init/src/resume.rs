@@ -1,14 +1,17 @@
 //! Making a restored guest one of its own.
 //!
-//! Every microVM of a snapshot starts with the same generator state and a clock
-//! that stands at the snapshot. Both are put right before anything of a request
-//! reaches the function; only then is the resume confirmed.
+//! Every microVM of a snapshot starts with the same generator state, a clock that
+//! stands at the snapshot, and the same names. All are put right before anything of
+//! a request reaches the function; only then is the resume confirmed.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use rustix::time::{ClockId, Timespec, clock_settime};
-use snapback_proto::guest::{ENTROPY_LEN, Resume};
+use snapback_proto::guest::{ENTROPY_LEN, Identity, Resume};
 
+use crate::identity::IdentityFiles;
 use crate::sys::entropy::EntropyPool;
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -28,6 +31,9 @@ pub enum ResumeError {
         #[source]
         source: io::Error,
     },
+    /// The machine did not get its names.
+    #[error("the machine's names cannot be set")]
+    Identity(#[source] io::Error),
 }
 
 /// What of the machine is renewed with each request. The guest's kernel in a
@@ -44,22 +50,47 @@ pub trait Machine {
     /// # Errors
     /// When the kernel refuses.
     fn set_wall_clock(&mut self, ns_since_epoch: u64) -> io::Result<()>;
+
+    /// Gives the machine its names.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn set_identity(&mut self, identity: &Identity) -> io::Result<()>;
+
+    /// Whether the kernel has killed a process for want of memory since the last
+    /// time that somebody asked.
+    fn ran_out_of_memory(&mut self) -> bool;
 }
 
 /// The kernel that this process runs on.
 #[derive(Debug)]
 pub struct GuestKernel {
     pool: EntropyPool,
+    identity: IdentityFiles,
+    statistics: File,
+    oom_kills: u64,
 }
 
 impl GuestKernel {
     /// Opens what a resume needs, so that a resume opens nothing.
     ///
     /// # Errors
-    /// When the generator's device cannot be opened.
+    /// When a file cannot be opened or put in place.
     pub fn open() -> io::Result<Self> {
-        let pool = EntropyPool::open()?;
-        Ok(Self { pool })
+        Ok(Self {
+            pool: EntropyPool::open()?,
+            identity: IdentityFiles::put_in_place()?,
+            statistics: File::open("/proc/vmstat")?,
+            oom_kills: 0,
+        })
+    }
+
+    fn count_oom_kills(&self) -> io::Result<u64> {
+        let mut text = vec![0; 16 * 1024];
+        let length = self.statistics.read_at(&mut text, 0)?;
+        let text = String::from_utf8_lossy(&text[..length]);
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        Ok(count.and_then(|count| count.parse().ok()).unwrap_or(0))
     }
 }
 
@@ -76,6 +107,15 @@ impl Machine for GuestKernel {
         };
         Ok(clock_settime(ClockId::Realtime, time)?)
     }
+
+    fn set_identity(&mut self, identity: &Identity) -> io::Result<()> {
+        self.identity.give(identity)
+    }
+
+    fn ran_out_of_memory(&mut self) -> bool {
+        let kills = self.count_oom_kills().unwrap_or(self.oom_kills);
+        std::mem::replace(&mut self.oom_kills, kills) < kills
+    }
 }
 
 /// Does all that a resume asks for.
@@ -86,6 +126,10 @@ pub fn renew(machine: &mut dyn Machine, resume: &Resume) -> Result<(), ResumeErr
     machine
         .reseed(&resume.entropy)
         .map_err(ResumeError::Reseed)?;
+    machine
+        .set_identity(&resume.identity)
+        .map_err(ResumeError::Identity)?;
+    // Last: as little time as possible passes between this and the function.
     set_clock(machine, resume.wall_clock_ns)
 }
 

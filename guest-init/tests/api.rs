@@ -76,7 +76,8 @@ fn an_answer_one_byte_over_the_limit_is_refused_and_the_caller_is_told() {
         message,
         GuestMessage::Failed {
             request,
-            error_type
+            error_type,
+            more: false
         }
     );
     assert!(String::from_utf8(json).unwrap().contains("6291556 bytes"));
@@ -126,7 +127,8 @@ fn an_error_reaches_the_caller_as_it_was_posted() {
         message,
         GuestMessage::Failed {
             request,
-            error_type
+            error_type,
+            more: false
         }
     );
     assert_eq!(json, b"{\"errorType\":\"ValueError\"}");
@@ -227,7 +229,7 @@ fn failed_hooks_fail_the_request_whichever_comes_first() {
         let error_type = Some("Runtime.AfterRestore".to_owned());
         assert_eq!(
             env.message().0,
-            GuestMessage::Failed {
+            GuestMessage::RestoreFailed {
                 request,
                 error_type
             }

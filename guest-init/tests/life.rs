@@ -27,7 +27,8 @@ fn a_runtime_speaking_the_real_api_serves_a_request() {
         message,
         GuestMessage::Response {
             request,
-            content_type
+            content_type,
+            more: false
         }
     );
     assert_eq!(payload, b"<{\"a\": 1}>");
@@ -44,7 +45,7 @@ fn entropy_and_clock_are_renewed_before_the_confirmation() {
     env.resume(9);
     assert_eq!(
         *env.renewals.lock().unwrap(),
-        ["clock 1", "reseed 7", "clock 1009"]
+        ["clock 1", "reseed 7", "name host-9", "clock 1009"]
     );
 }
 
@@ -215,7 +216,13 @@ fn a_runtime_that_exits_with_a_request_fails_it() {
     let (message, json) = env.message();
     let status = ExitStatus::Code(7);
     let id = request.to_string();
-    assert_eq!(message, GuestMessage::RuntimeExited { request, status });
+    let ended = |request| GuestMessage::RuntimeExited {
+        request,
+        status,
+        out_of_memory: false,
+        more: false,
+    };
+    assert_eq!(message, ended(request));
     assert!(
         String::from_utf8(json)
             .unwrap()
@@ -225,10 +232,7 @@ fn a_runtime_that_exits_with_a_request_fails_it() {
     // And the next one, at once.
     env.resume(2);
     let request = env.invoke(2, b"{}");
-    assert_eq!(
-        env.message().0,
-        GuestMessage::RuntimeExited { request, status }
-    );
+    assert_eq!(env.message().0, ended(request));
 }
 
 #[test]

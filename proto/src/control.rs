@@ -27,6 +27,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cpu::CpuTemplate;
 use crate::wire::{WireError, decode, encode};
 
 /// Largest packet, in bytes.
@@ -102,6 +103,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Virtual processors.
     pub vcpus: u8,
+    /// What they can do.
+    pub template: CpuTemplate,
 }
 
 /// The devices of a machine that are its own choice. Their descriptors follow in
@@ -237,17 +240,21 @@ pub struct ResetReport {
 /// Something that happened to the guest by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// The guest will not run again.
+    /// The guest will not run again. When it stopped during a command, this comes
+    /// before the command's [`Reply::Failed`].
     Stopped(StopReason),
 }
 
 /// Why a guest stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StopReason {
-    /// It asked for a reset (keyboard controller or triple fault).
-    Rebooted,
-    /// It powered off.
+    /// It powered off (ACPI's soft off).
     PoweredOff,
+    /// It asked for a reset (ACPI's reset register, the keyboard controller, or a
+    /// triple fault).
+    Rebooted,
+    /// Its kernel panicked; the serial output says why.
+    Panicked,
     /// KVM or the VMM could not go on; why, in words.
     Broken(String),
 }

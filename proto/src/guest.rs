@@ -11,11 +11,16 @@
 //!     │ Resumed ─────────────────────────────────► │
 //!     │ ◄───────────────────────────────── Invoke  │  payload: the event
 //!     │ Log* ────────────────────────────────────► │
-//!     │ Response | Failed | RuntimeExited ───────► │  payload: the answer
+//!     │ Response ────────────────────────────────► │  payload: the answer,
+//!     │  or StreamStarted StreamChunk* StreamEnded │  or a piece of it each,
+//!     │  or Failed, RestoreFailed, RuntimeExited   │  or Lambda's error JSON
+//!     │ Log*, Finished ──────────────────────────► │  only when one of these said `more`
 //! ```
 //!
 //! After the last message of a request the agent resets the microVM; guest-init
 //! never sees a second request in one life of its memory.
+
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,10 +48,42 @@ pub struct Init {
     pub handler: String,
     /// `AWS_LAMBDA_FUNCTION_MEMORY_SIZE`, in MiB.
     pub memory_mib: u32,
+    /// `AWS_REGION` and `AWS_DEFAULT_REGION`.
+    pub region: String,
+    /// `AWS_EXECUTION_ENV`; functions that bring their own runtime have none.
+    pub execution_env: Option<String>,
+    /// What the function's and the platform's log lines look like.
+    pub log_format: LogFormat,
+    /// `AWS_LAMBDA_LOG_LEVEL`, for functions that log JSON.
+    pub log_level: Option<String>,
+    /// Whether the function's processes may open vsock sockets. The agent always
+    /// denies it: the function would speak to the host past guest-init. Tests of
+    /// the vsock device allow it.
+    pub vsock: VsockAccess,
     /// The function's own environment variables.
     pub environment: Vec<(String, String)>,
     /// Wall clock of the host, in nanoseconds since the Unix epoch.
     pub wall_clock_ns: u64,
+}
+
+/// Lambda's `LogFormat`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFormat {
+    /// Lines of text.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Whether processes other than guest-init may open `AF_VSOCK` sockets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VsockAccess {
+    /// They get an error.
+    #[default]
+    Denied,
+    /// As any process of a machine with the device.
+    Allowed,
 }
 
 /// What makes a restored guest unlike every other one of its snapshot.
@@ -59,7 +96,25 @@ pub struct Resume {
     pub entropy: [u8; ENTROPY_LEN],
     /// Wall clock of the host, in nanoseconds since the Unix epoch.
     pub wall_clock_ns: u64,
+    /// Who the machine is from now on.
+    pub identity: Identity,
 }
+
+/// The names that programs take a machine by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// 1 to 64 letters, digits, `-` or `.`.
+    pub hostname: String,
+    /// `/etc/machine-id`.
+    pub machine_id: [u8; 16],
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: [u8; 16],
+    /// For `/etc/resolv.conf`; at most [`MAX_NAME_SERVERS`].
+    pub name_servers: Vec<IpAddr>,
+}
+
+/// As many as a resolver looks at.
+pub const MAX_NAME_SERVERS: usize = 3;
 
 /// Bytes of entropy that come with a [`Resume`].
 pub const ENTROPY_LEN: usize = 64;
@@ -110,10 +165,42 @@ pub enum GuestMessage {
         request: RequestId,
         /// The answer's media type.
         content_type: String,
+        /// Extensions still work: [`Finished`](Self::Finished) follows.
+        more: bool,
+    },
+    /// The function begins an answer that comes in pieces.
+    StreamStarted {
+        /// The request that is answered.
+        request: RequestId,
+        /// The answer's media type.
+        content_type: String,
+    },
+    /// A piece of the answer that was begun; payload: the bytes, at most
+    /// [`MAX_STREAM_CHUNK`].
+    StreamChunk,
+    /// The answer that was begun is complete, or will never be.
+    StreamEnded {
+        /// The request that is answered.
+        request: RequestId,
+        /// What went wrong after the answer was begun. Payload then: the function's
+        /// error, as posted (base64 of Lambda's error JSON), if it posted one.
+        error_type: Option<String>,
+        /// As in [`Response`](Self::Response).
+        more: bool,
     },
     /// The function failed; payload: Lambda's error JSON.
     Failed {
         /// The request that failed.
+        request: RequestId,
+        /// `Lambda-Runtime-Function-Error-Type`, when the runtime gave one.
+        error_type: Option<String>,
+        /// As in [`Response`](Self::Response).
+        more: bool,
+    },
+    /// The hooks that run after a restore failed; payload: Lambda's error JSON.
+    /// The microVM is not to be used any more.
+    RestoreFailed {
+        /// The request that failed with them.
         request: RequestId,
         /// `Lambda-Runtime-Function-Error-Type`, when the runtime gave one.
         error_type: Option<String>,
@@ -124,6 +211,15 @@ pub enum GuestMessage {
         request: RequestId,
         /// How it ended.
         status: ExitStatus,
+        /// The guest's kernel killed a process for want of memory meanwhile.
+        out_of_memory: bool,
+        /// As in [`Response`](Self::Response).
+        more: bool,
+    },
+    /// Runtime and extensions have nothing left to do for this request.
+    Finished {
+        /// Which request.
+        request: RequestId,
     },
     /// Output of the function or its runtime; payload: the bytes, at most
     /// [`MAX_LOG_CHUNK`].
@@ -158,7 +254,12 @@ pub enum LogStream {
     Stdout,
     /// Standard error.
     Stderr,
+    /// Either stream of an extension's process.
+    Extension,
 }
+
+/// Largest payload of a [`GuestMessage::StreamChunk`], in bytes.
+pub const MAX_STREAM_CHUNK: usize = 64 * 1024;
 
 /// Largest payload of a [`GuestMessage::Log`], in bytes.
 pub const MAX_LOG_CHUNK: usize = 64 * 1024;
@@ -202,6 +303,12 @@ mod tests {
             generation: 3,
             entropy,
             wall_clock_ns: 5,
+            identity: Identity {
+                hostname: "host".to_owned(),
+                machine_id: [1; 16],
+                boot_id: [2; 16],
+                name_servers: vec![IpAddr::from([10, 0, 0, 1])],
+            },
         });
         let mut wire = Vec::new();
         write_frame(&mut wire, &sent, b"").unwrap();

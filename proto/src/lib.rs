@@ -6,6 +6,7 @@
 //! ```
 //!
 //! * [`control`]: what the agent says to a VMM process and what it answers.
+//! * [`cpu`]: which processor a guest sees.
 //! * [`frame`]: the length-prefixed frames of the invocation channel, with caps.
 //! * [`guest`]: the messages those frames carry.
 //! * [`ids`]: identifiers that cross a process boundary.
@@ -15,6 +16,7 @@
 //! before anything is allocated, and a message is consumed to its last byte.
 
 pub mod control;
+pub mod cpu;
 pub mod frame;
 pub mod guest;
 pub mod ids;

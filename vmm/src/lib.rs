@@ -21,6 +21,7 @@ pub mod poll;
 pub mod probe;
 pub mod reset;
 pub mod snapshot;
+pub mod step;
 pub mod supervisor;
 pub mod sys;
 pub mod vcpu;

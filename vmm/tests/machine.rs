@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use harness::{
     Cache, Shape, Vmm, boot_and_snapshot, restore_command, restored, restored_from, snapshot,
 };
-use snapback_proto::control::{Command, Devices, Reply};
+use snapback_proto::CONTROL_VERSION;
+use snapback_proto::control::{Command, Devices, Machine, Reply};
+use snapback_proto::cpu::CpuTemplate;
 use snapback_vmm::supervisor::Saved;
 
 #[test]
@@ -113,7 +115,7 @@ const PROCESSORS: &str = r#"(lambda os, mmap, ctypes, sub: [
     page.write(bytes.fromhex("0f3148c1e2204809d0c3")),
     tsc := ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(page))),
     all := sorted(os.sched_getaffinity(0)),
-    seen := [[os.sched_setaffinity(0, [cpu]), tsc()][1] for _ in range(50) for cpu in all],
+    seen := [[os.sched_setaffinity(0, [cpu]), tsc()][1] for _ in range(10) for cpu in all],
     os.sched_setaffinity(0, all),
     log := sub.run(["dmesg"], capture_output=True, text=True).stdout,
     [all, sum(b <= a for a, b in zip(seen, seen[1:])), "skewed" in log],
@@ -125,47 +127,82 @@ const TOPOLOGY: &str = r#"(lambda read: [
     for cpu in range(__import__("os").cpu_count())
 ])(lambda cpu, name: int(open(f"/sys/devices/system/cpu/cpu{cpu}/topology/{name}").read()))"#;
 
-#[test]
-fn several_vcpus_are_restored_and_reset_as_one() {
-    for (vcpus, expected) in [(2, "[[0, 1], 0, False]"), (4, "[[0, 1, 2, 3], 0, False]")] {
-        let snapshot = boot_and_snapshot(Shape {
-            vcpus,
-            ..Shape::SMALL
-        });
-        let times: Vec<u64> = Saved::load(&snapshot.state)
-            .unwrap()
-            .processors
-            .iter()
-            .map(|processor| processor.time.tsc)
-            .collect();
-        assert_eq!(times, vec![times[0]; usize::from(vcpus)], "one instant");
-        let mut machine = restored_from(&snapshot, Cache::Warm);
-        assert_eq!(machine.differences(), Vec::<String>::new(), "{vcpus}");
-        let cores: Vec<_> = (0..vcpus).map(|cpu| [0, cpu, cpu]).collect();
-        assert_eq!(machine.look(TOPOLOGY), format!("{cores:?}"), "one package");
+/// How many pages the kernel found above 4 GiB.
+const HIGH_PAGES: &str = r#"[
+    zone.split("present")[1].split()[0]
+    for zone in open("/proc/zoneinfo").read().split("Node 0, zone")[1:]
+    if zone.split()[0] == "Normal"
+]"#;
+
+/// Boots a machine, and restores, runs, resets and compares it.
+fn check_shape(vcpus: u8, memory_mib: u32) {
+    let shape = Shape {
+        memory_mib,
+        vcpus,
+        ..Shape::SMALL
+    };
+    let snapshot = boot_and_snapshot(shape);
+    let saved = Saved::load(&snapshot.state).unwrap();
+    let times: Vec<u64> = saved.processors.iter().map(|cpu| cpu.time.tsc).collect();
+    assert_eq!(times, vec![times[0]; usize::from(vcpus)], "one instant");
+    let mut machine = restored_from(&snapshot, Cache::Cold);
+    assert_eq!(machine.differences(), Vec::<String>::new(), "{shape:?}");
+    let cores: Vec<_> = (0..vcpus).map(|cpu| [0, cpu, cpu]).collect();
+    assert_eq!(machine.look(TOPOLOGY), format!("{cores:?}"), "one package");
+    machine.reset();
+    let above = u64::from(memory_mib.saturating_sub(3072)) * 256;
+    assert_eq!(machine.look(HIGH_PAGES), format!("['{above}']"));
+    machine.reset();
+    for round in 0..2 {
+        let all: Vec<_> = (0..vcpus).collect();
+        let expected = format!("[{all:?}, 0, False]");
+        assert_eq!(machine.look(PROCESSORS), expected, "{shape:?}: {round}");
+        println!("{shape:?}: {:?}", machine.reset());
+        assert_eq!(machine.differences(), Vec::<String>::new(), "{shape:?}");
+        let answer = machine.request(r#"{"bytes": 3, "dirty": 1000}"#);
+        assert_eq!(answer, r#"{"calls": 1, "trace": 3}"#);
         machine.reset();
-        for round in 0..3 {
-            assert_eq!(machine.look(PROCESSORS), expected, "round {round}");
-            println!("{vcpus} vCPUs: {:?}", machine.reset());
-            assert_eq!(machine.differences(), Vec::<String>::new(), "{round}");
-        }
     }
 }
 
 #[test]
-fn a_guest_larger_than_the_hole_below_four_gigabytes_is_restored() {
-    let snapshot = boot_and_snapshot(Shape {
-        memory_mib: 3584,
-        vcpus: 1,
-    });
-    let mut machine = restored_from(&snapshot, Cache::Cold);
-    // Memory is given out from above: what the kernel took first lies there.
-    let total = machine.look(r#"int(open("/proc/meminfo").read().split()[1]) > 3400 << 10"#);
-    assert_eq!(total, "True");
-    for _ in 0..2 {
-        machine.reset();
-        let answer = machine.request(r#"{"bytes": 3, "dirty": 1000}"#);
-        assert_eq!(answer, r#"{"calls": 1, "trace": 3}"#);
+fn machines_of_one_to_eight_vcpus_are_restored_and_reset_as_one() {
+    for vcpus in [2, 3, 5, 6, 7] {
+        check_shape(vcpus, 128);
+    }
+}
+
+#[test]
+fn memory_ends_below_at_and_above_the_devices_hole() {
+    for (vcpus, memory_mib) in [(1, 3071), (4, 3072), (1, 3073)] {
+        check_shape(vcpus, memory_mib);
+    }
+}
+
+#[test]
+fn the_smallest_and_the_largest_machine_are_restored_and_reset() {
+    check_shape(1, 64);
+    check_shape(8, 16 * 1024);
+}
+
+#[test]
+fn shapes_out_of_range_are_refused_by_what_is_allowed() {
+    for (memory_mib, vcpus, allowed) in [
+        (63, 1, "64 to 16384"),
+        (16385, 1, "64 to 16384"),
+        (128, 0, "1 to 8"),
+        (128, 9, "1 to 8"),
+    ] {
+        let machine = Machine {
+            control_version: CONTROL_VERSION,
+            memory_mib,
+            vcpus,
+            template: CpuTemplate::Host,
+        };
+        match Vmm::start().ask(&Command::Prepare(machine), &[]).0 {
+            Reply::Failed(failure) => assert!(failure.reason.contains(allowed), "{failure:?}"),
+            other => panic!("{memory_mib} MiB, {vcpus} vCPUs: {other:?}"),
+        }
     }
 }
 

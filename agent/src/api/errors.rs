@@ -183,7 +183,7 @@ impl From<InvokeFailure> for ApiError {
 impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         match &error {
-            CreateError::Invalid(_) | CreateError::NoCode(_) => {
+            CreateError::Invalid(_) | CreateError::NoCode(_) | CreateError::Template(..) => {
                 Self::new(Kind::InvalidParameterValue, chain(&error))
             }
             CreateError::Exists(_) => Self::new(Kind::ResourceConflict, chain(&error)),

@@ -21,7 +21,7 @@ use super::body;
 use super::errors::{ApiError, Kind, function_not_found};
 use crate::exec::Outcome;
 use crate::function::{ARN_PREFIX, VERSION};
-use crate::ids::new_request_id;
+use crate::ids::{new_request_id, new_trace_id};
 use crate::node::{Answer, Ask, Node};
 
 /// `X-Amz-Function-Error`.
@@ -35,7 +35,7 @@ const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 const CLIENT_CONTEXT: HeaderName = HeaderName::from_static("x-amz-client-context");
 const TENANT_ID: HeaderName = HeaderName::from_static("x-amz-tenant-id");
 const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
-const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
+pub(super) const EXECUTED_VERSION: HeaderName = HeaderName::from_static("x-amz-executed-version");
 
 /// Longest client context, in base64, as Lambda has it.
 const MAX_CLIENT_CONTEXT: usize = 3583;
@@ -43,7 +43,7 @@ const MAX_CLIENT_CONTEXT: usize = 3583;
 const MAX_ID: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InvocationType {
+pub(super) enum InvocationType {
     RequestResponse,
     Event,
     DryRun,
@@ -96,6 +96,34 @@ async fn answer(
     body: Body,
     request: RequestId,
 ) -> Result<Response, ApiError> {
+    let Asked { ask, kind, tail } = asked(node, name, query, headers, body, request).await?;
+    match kind {
+        InvocationType::DryRun => Ok(StatusCode::NO_CONTENT.into_response()),
+        InvocationType::Event => {
+            node.invoke_event(ask).await?;
+            Ok(StatusCode::ACCEPTED.into_response())
+        }
+        InvocationType::RequestResponse => Ok(respond(node.invoke(ask, None).await?, tail)),
+    }
+}
+
+/// A request that may be made.
+pub(super) struct Asked {
+    pub ask: Ask,
+    pub kind: InvocationType,
+    /// The caller wants the end of the output.
+    pub tail: bool,
+}
+
+/// Reads a request and checks all of it.
+pub(super) async fn asked(
+    node: &Node,
+    name: &str,
+    query: &InvokeQuery,
+    headers: &HeaderMap,
+    body: Body,
+    request: RequestId,
+) -> Result<Asked, ApiError> {
     let payload = body::read(headers, body, MAX_BODY).await?;
     let function = function_name(name, query.qualifier.as_deref())?;
     let kind = invocation_type(headers)?;
@@ -108,18 +136,19 @@ async fn answer(
         request,
         function,
         payload: event(payload)?,
-        trace_id: text(headers, &TRACE_ID)?,
+        trace_id: Some(trace_id(headers)?),
         client_context,
         tenant_id: text(headers, &TENANT_ID)?,
     };
-    match kind {
-        InvocationType::DryRun => Ok(StatusCode::NO_CONTENT.into_response()),
-        InvocationType::Event => {
-            node.invoke_event(ask).await?;
-            Ok(StatusCode::ACCEPTED.into_response())
-        }
-        InvocationType::RequestResponse => Ok(respond(node.invoke(ask).await?, tail)),
+    Ok(Asked { ask, kind, tail })
+}
+
+/// The caller's trace, or one of its own for the request: runtimes count on one.
+fn trace_id(headers: &HeaderMap) -> Result<String, ApiError> {
+    if let Some(given) = text(headers, &TRACE_ID)? {
+        return Ok(given);
     }
+    new_trace_id().map_err(|error| ApiError::new(Kind::Service, error.to_string()))
 }
 
 fn respond(answer: Answer, tail: bool) -> Response {
@@ -218,7 +247,7 @@ fn event(payload: Vec<u8>) -> Result<Vec<u8>, ApiError> {
     Ok(payload)
 }
 
-fn invalid(message: &str) -> ApiError {
+pub(super) fn invalid(message: &str) -> ApiError {
     ApiError::new(Kind::InvalidParameterValue, message)
 }
 

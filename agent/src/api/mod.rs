@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  POST   /2015-03-31/functions/{name}/invocations   Lambda's Invoke
+//!  POST   /2021-11-15/functions/{name}/response-streaming-invocations
+//!                                                    Lambda's InvokeWithResponseStream
 //!  POST   /v1/code                                   upload a tar, get its hash
 //!  POST   /v1/functions                              create (JSON)
 //!  GET    /v1/functions, /v1/functions/{name}
@@ -14,12 +16,14 @@
 
 mod body;
 mod errors;
+mod event_stream;
 mod functions;
 mod health;
 mod invoke;
 mod openapi;
 mod requests;
 mod serve;
+mod streaming;
 mod types;
 
 use std::sync::Arc;
@@ -41,6 +45,10 @@ pub fn router(node: Arc<Node>) -> Router {
         .route(
             "/2015-03-31/functions/{name}/invocations",
             post(invoke::invoke),
+        )
+        .route(
+            "/2021-11-15/functions/{name}/response-streaming-invocations",
+            post(streaming::invoke),
         )
         .route("/v1/code", post(functions::upload))
         .route(

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 
-use super::{functions, health, invoke, requests};
+use super::{functions, health, invoke, requests, streaming};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -14,6 +14,7 @@ use super::{functions, health, invoke, requests};
     ),
     paths(
         invoke::invoke,
+        streaming::invoke,
         functions::upload,
         functions::create,
         functions::list,

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use hyper::body::Bytes;
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::ids::FunctionName;
 use tokio::sync::mpsc;
 
@@ -15,6 +16,7 @@ use super::Connection;
 use super::client::{self, Chunks};
 use crate::api::{CodeInfo, CreateFunction, FunctionInfo, FunctionList};
 use crate::function::{FunctionConfig, default_memory, default_timeout};
+use crate::logging::{Format, Level, LoggingConfig};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FunctionCommand {
@@ -45,9 +47,18 @@ pub(super) struct CreateArguments {
     /// How long a request may run, in seconds.
     #[arg(long, value_name = "S", default_value_t = default_timeout())]
     timeout: u32,
+    /// Which processor the function sees: host, x86-64-v2, x86-64-v3 or x86-64-v4.
+    #[arg(long, value_name = "TEMPLATE", default_value_t)]
+    cpu_template: CpuTemplate,
     /// An environment variable; may be given several times.
     #[arg(long = "env", value_name = "K=V", value_parser = variable)]
     environment: Vec<(String, String)>,
+    /// What log lines look like, the function's and the platform's.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: Format,
+    /// Which lines a function that logs JSON leaves out.
+    #[arg(long, value_enum)]
+    log_level: Option<Level>,
     /// Print the function as JSON.
     #[arg(long)]
     json: bool,
@@ -102,7 +113,12 @@ async fn create(arguments: CreateArguments) -> anyhow::Result<()> {
         handler: arguments.handler,
         memory_mb: arguments.memory,
         timeout_s: arguments.timeout,
+        cpu_template: arguments.cpu_template,
         environment,
+        logging: LoggingConfig {
+            format: arguments.log_format,
+            application_log_level: arguments.log_level,
+        },
     };
     let body = serde_json::to_vec(&CreateFunction { config, code })?;
     let request = client::request(

@@ -22,6 +22,8 @@ pub struct Limits {
     pub max_code_mib: u64,
     /// Memory of one function, in MiB.
     pub max_memory_mib: u32,
+    /// Size of an answer that comes in pieces, in MiB.
+    pub max_streamed_mib: u64,
     /// Requests whose figures are kept.
     pub request_records: usize,
 }
@@ -36,6 +38,7 @@ impl Default for Limits {
             max_functions: 1000,
             max_code_mib: 250,
             max_memory_mib: 10_240,
+            max_streamed_mib: 200,
             request_records: 1024,
         }
     }
@@ -71,6 +74,7 @@ impl Limits {
                 64,
                 10_240,
             ),
+            range("limits.max_streamed_mib", self.max_streamed_mib, 1, 10_240),
             range(
                 "limits.request_records",
                 wide(self.request_records),

@@ -18,6 +18,15 @@ pub struct Pager {
     pub working_sets: bool,
 }
 
+/// Snapshots on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Snapshots {
+    /// Whether a new function's snapshot is stored as a diff of the first one of the
+    /// same machine, kernel and root file system.
+    pub diffs: bool,
+}
+
 impl Default for Pager {
     fn default() -> Self {
         Self {

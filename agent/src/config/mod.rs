@@ -19,7 +19,7 @@ mod timeouts;
 
 pub use limits::Limits;
 pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
-pub use memory::Pager;
+pub use memory::{Pager, Snapshots};
 pub use paths::Paths;
 use range::Range;
 pub use reset::Reset;
@@ -46,6 +46,8 @@ pub struct Config {
     pub pager: Pager,
     /// What happens to a microVM after its request.
     pub reset: Reset,
+    /// Snapshots on disk.
+    pub snapshots: Snapshots,
     /// The guest's kernel.
     pub kernel: Kernel,
 }

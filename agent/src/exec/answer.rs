@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use snapback_proto::control::StopReason;
 use snapback_proto::guest::ExitStatus;
 use snapback_proto::ids::RequestId;
+
+use crate::process::Cause;
 
 /// Lambda's error JSON.
 #[derive(Debug, Serialize)]
@@ -15,7 +18,10 @@ struct ErrorBody<'a> {
 }
 
 fn body(error_type: &str, request: &RequestId, what: &str) -> Vec<u8> {
-    let error_message = format!("RequestId: {request} Error: {what}");
+    plain(error_type, format!("RequestId: {request} Error: {what}"))
+}
+
+fn plain(error_type: &str, error_message: String) -> Vec<u8> {
     // Two strings always make valid JSON.
     serde_json::to_vec(&ErrorBody {
         error_type,
@@ -30,8 +36,25 @@ pub fn timed_out(request: &RequestId, timeout: Duration) -> Vec<u8> {
     body("Sandbox.Timedout", request, &what)
 }
 
-/// The runtime's process ended.
-pub fn runtime_exited(request: &RequestId, status: ExitStatus) -> Vec<u8> {
+/// A streamed answer has more than `limit` bytes: its error type, and the JSON.
+pub fn too_large(limit: u64) -> (String, Vec<u8>) {
+    let error_type = "Function.ResponseSizeTooLarge";
+    let what =
+        format!("Response payload size exceeded maximum allowed payload size ({limit} bytes).");
+    (error_type.to_owned(), plain(error_type, what))
+}
+
+/// A streamed answer ended before its end, and the function did not say why.
+pub fn stream_broke(error_type: &str) -> Vec<u8> {
+    plain(error_type, "Response stream ended early".to_owned())
+}
+
+/// The runtime's process ended: its error type, and the JSON.
+pub fn runtime_exited(
+    request: &RequestId,
+    status: ExitStatus,
+    out_of_memory: bool,
+) -> (String, Vec<u8>) {
     let what = match status {
         ExitStatus::Code(0) => "Runtime exited without providing a reason".to_owned(),
         ExitStatus::Code(code) => format!("Runtime exited with error: exit status {code}"),
@@ -40,12 +63,43 @@ pub fn runtime_exited(request: &RequestId, status: ExitStatus) -> Vec<u8> {
             None => format!("Runtime exited with error: signal: signal {signal}"),
         },
     };
-    body("Runtime.ExitError", request, &what)
+    let error_type = match status {
+        ExitStatus::Signal(SIGKILL) if out_of_memory => "Runtime.OutOfMemory",
+        _ => "Runtime.ExitError",
+    };
+    (error_type.to_owned(), body(error_type, request, &what))
 }
 
-/// The microVM ended or broke a rule while the request ran.
+/// What the kernel's want of memory looks like to a process.
+const SIGKILL: i32 = 9;
+
+/// The microVM broke a rule while the request ran.
 pub fn sandbox_failure(request: &RequestId, what: &str) -> Vec<u8> {
-    body("Sandbox.Failure", request, what)
+    body(SANDBOX_FAILURE, request, what)
+}
+
+/// The microVM ended while the request ran.
+pub fn sandbox_ended(request: &RequestId, cause: &Cause) -> Vec<u8> {
+    let what = format!("the microVM ended: {cause}");
+    body(ended_type(cause), request, &what)
+}
+
+/// The error type of a microVM's failure that has no type of its own.
+pub const SANDBOX_FAILURE: &str = "Sandbox.Failure";
+
+/// The error type of a microVM's end. A guest's own end has one for each way: only
+/// one that panicked is a fault of the guest's kernel.
+pub const fn ended_type(cause: &Cause) -> &'static str {
+    match cause {
+        Cause::Stopped(StopReason::PoweredOff) => "Sandbox.PoweredOff",
+        Cause::Stopped(StopReason::Rebooted) => "Sandbox.Rebooted",
+        Cause::Stopped(StopReason::Panicked) => "Sandbox.KernelPanic",
+        Cause::Stopped(StopReason::Broken(_))
+        | Cause::Gone
+        | Cause::Protocol(_)
+        | Cause::Page(_)
+        | Cause::Retired => SANDBOX_FAILURE,
+    }
 }
 
 /// The names that Lambda's answers use (they are Go's).
@@ -84,9 +138,47 @@ mod tests {
                  \"RequestId: {id} Error: Task timed out after 3.00 seconds\"}}"
             )
         );
-        let exited = |status| text(runtime_exited(&request, status));
+        let exited = |status| text(runtime_exited(&request, status, true).1);
+        let killed = |oom| runtime_exited(&request, ExitStatus::Signal(9), oom).0;
+        assert_eq!(killed(true), "Runtime.OutOfMemory");
+        assert_eq!(killed(false), "Runtime.ExitError");
         assert!(exited(ExitStatus::Code(1)).contains("Runtime exited with error: exit status 1\""));
         assert!(exited(ExitStatus::Signal(9)).contains("error: signal: killed\""));
         assert!(exited(ExitStatus::Signal(64)).contains("signal: signal 64\""));
+    }
+
+    #[test]
+    fn every_end_of_a_guest_has_a_name() {
+        let request = RequestId::from_random([0; 16]);
+        for (reason, error_type, words) in [
+            (
+                StopReason::PoweredOff,
+                "Sandbox.PoweredOff",
+                "the guest powered off",
+            ),
+            (
+                StopReason::Rebooted,
+                "Sandbox.Rebooted",
+                "the guest rebooted",
+            ),
+            (
+                StopReason::Panicked,
+                "Sandbox.KernelPanic",
+                "the guest's kernel panicked",
+            ),
+            (
+                StopReason::Broken("of glass".to_owned()),
+                "Sandbox.Failure",
+                "the guest cannot go on: of glass",
+            ),
+        ] {
+            let bytes = sandbox_ended(&request, &Cause::Stopped(reason));
+            let answer: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(answer["errorType"], error_type);
+            let message = answer["errorMessage"].as_str().unwrap();
+            let expected = format!("RequestId: {request} Error: the microVM ended: {words}");
+            assert_eq!(message, expected);
+        }
+        assert_eq!(ended_type(&Cause::Gone), "Sandbox.Failure");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use snapback_proto::control::{Command, Devices, Reply};
 use snapback_proto::guest::{GuestMessage, HostMessage, Init, ReadyPoint};
+use snapback_vmm::snapshot::manifest::Machine;
 use snapback_vmm::sys::memfd;
 
 use super::channel::{Channel, ChannelError, out_of_turn};
@@ -22,10 +23,8 @@ use crate::process::{Cause, CommandError};
 pub struct BuildInput {
     /// What guest-init is told; the wall clock is filled in.
     pub init: Init,
-    /// Guest memory, in MiB.
-    pub memory_mib: u32,
-    /// Virtual processors.
-    pub vcpus: u8,
+    /// The machine's shape.
+    pub machine: Machine,
     /// The kernel (ELF).
     pub kernel: File,
     /// The initramfs with guest-init.
@@ -130,9 +129,9 @@ impl Executor {
     /// When any step fails; nothing is left running then.
     pub async fn build(&self, input: BuildInput) -> Result<Built, BuildError> {
         let start = Instant::now();
-        let blank = self.blank(input.memory_mib, input.vcpus).await?;
+        let blank = self.blank(input.machine).await?;
         let environment = blank.id();
-        let memory_len = u64::from(input.memory_mib) * 1024 * 1024;
+        let memory_len = u64::from(input.machine.memory_mib) * 1024 * 1024;
         let memory =
             memfd::create("snapback-memory", memory_len).map_err(|source| BuildError::Memory {
                 environment,
@@ -220,10 +219,11 @@ impl Executor {
         channel: OwnedFd,
     ) -> Result<(), BuildError> {
         let environment = blank.id();
-        let console = console(environment).map_err(|source| RestoreError::Console {
-            environment,
-            source,
-        })?;
+        let console =
+            console(environment, blank.process.fate()).map_err(|source| RestoreError::Console {
+                environment,
+                source,
+            })?;
         let mut fds = vec![
             memory.as_fd(),
             input.kernel.as_fd(),

@@ -113,7 +113,12 @@ pub const fn out_of_turn(message: &GuestMessage, expected: &'static str) -> Chan
         GuestMessage::Resumed { .. } => "Resumed",
         GuestMessage::Response { .. } => "Response",
         GuestMessage::Failed { .. } => "Failed",
+        GuestMessage::StreamStarted { .. } => "StreamStarted",
+        GuestMessage::StreamChunk => "StreamChunk",
+        GuestMessage::StreamEnded { .. } => "StreamEnded",
+        GuestMessage::RestoreFailed { .. } => "RestoreFailed",
         GuestMessage::RuntimeExited { .. } => "RuntimeExited",
+        GuestMessage::Finished { .. } => "Finished",
         GuestMessage::Log { .. } => "Log",
     };
     ChannelError::OutOfTurn { said, expected }

@@ -1,20 +1,23 @@
 //! Invoke: one request in a restored microVM.
 //!
 //! ```text
-//!  Run ─ Resume ─► Resumed │ Invoke ─► Log* ─► Response | Failed | RuntimeExited
-//!      no request yet:     │     the request runs:
-//!      an error            │     every end is an answer in Lambda's words
+//!  Run ─ Resume ─► Resumed │ Invoke ─► Log* ─► answer │ Log* ─► Finished
+//!      no request yet:     │  the request runs:       │   extensions finish,
+//!      an error            │  every end is an answer  │   if there are any
+//!                          │  in Lambda's words       │
 //! ```
 
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use snapback_proto::control::{Command, Reply};
-use snapback_proto::guest::{ENTROPY_LEN, GuestMessage, HostMessage, Invoke, Resume};
+use snapback_proto::guest::{ENTROPY_LEN, GuestMessage, HostMessage, Identity, LogFormat, Resume};
 use snapback_proto::ids::RequestId;
 
 use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};
+use super::exchange::{Answered, Rest, exchange};
 use super::logs::FunctionLog;
+use super::stream::Sink;
 use super::{Environment, Executor, answer, elapsed_ns, wall_clock_ns};
 use crate::ids::{self, EnvironmentId};
 use crate::process::{Cause, CommandError};
@@ -22,6 +25,10 @@ use crate::process::{Cause, CommandError};
 /// How long after the channel broke the microVM's end is waited for, so that the
 /// answer can say why.
 const CAUSE_WAIT: Duration = Duration::from_millis(200);
+
+/// What extensions may use beyond the function's timeout: Lambda's two seconds for
+/// a shutdown, and some for the way.
+const EXTENSION_GRACE: Duration = Duration::from_millis(2_500);
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -40,6 +47,10 @@ pub struct Invocation {
     pub payload: Vec<u8>,
     /// The function's timeout.
     pub timeout: Duration,
+    /// The function's memory, in MiB.
+    pub memory_mib: u32,
+    /// What the platform's log lines look like.
+    pub log_format: LogFormat,
 }
 
 /// How a request ended that reached the function.
@@ -72,6 +83,8 @@ pub struct Completed {
     pub facts: InvokeFacts,
     /// Whether the microVM can be reset; otherwise it must be destroyed.
     pub resettable: bool,
+    /// What is to be waited for before the reset.
+    pub rest: Option<Rest>,
 }
 
 /// What was measured of a request, in nanoseconds.
@@ -129,14 +142,16 @@ pub enum InvokeError {
 
 /// What can end a running request.
 enum End {
-    Answered(Outcome),
+    Answered(Answered),
     Broken(ChannelError),
     TimedOut,
     Vmm(Cause),
 }
 
 impl Executor {
-    /// Runs one request in a microVM that is restored (or reset) and untouched.
+    /// Runs one request in a microVM that is restored (or reset) and untouched. An
+    /// answer that comes in pieces goes to the sink, if there is one; the outcome has
+    /// no body then.
     ///
     /// # Errors
     /// When the request did not reach the function. What happens later is in
@@ -145,6 +160,7 @@ impl Executor {
         &self,
         environment: &mut Environment,
         invocation: &Invocation,
+        sink: Option<Sink>,
     ) -> Result<Completed, InvokeError> {
         let id = environment.id();
         let start = Instant::now();
@@ -153,6 +169,7 @@ impl Executor {
         let generation = self.next_generation();
         let fate = environment.process.fate();
         let mut log = FunctionLog::new(id, &invocation.request);
+        log.begin(invocation);
         let limit = Duration::from_millis(self.timeouts.resume_ms);
         tokio::select! {
             biased;
@@ -167,8 +184,8 @@ impl Executor {
         let start = Instant::now();
         let end = tokio::select! {
             biased;
-            end = exchange(&mut reader, &mut writer, invocation, &mut log) => match end {
-                Ok(outcome) => End::Answered(outcome),
+            end = exchange(&mut reader, &mut writer, invocation, &mut log, sink) => match end {
+                Ok(answered) => End::Answered(answered),
                 Err(error) => End::Broken(error),
             },
             () = tokio::time::sleep(invocation.timeout) => End::TimedOut,
@@ -186,17 +203,31 @@ impl Executor {
                 .map_or(End::Broken(error), End::Vmm),
             end => end,
         };
-        let resettable = matches!(end, End::Answered(_)) && fate.known().is_none();
+        let (answered, more) = match &end {
+            End::Answered(answered) => (!answered.spoilt, answered.more),
+            _ => (false, false),
+        };
+        let resettable = answered && fate.known().is_none();
         if resettable && let Some(first_run) = environment.first_run.take() {
             // Nobody waits for it; a bounded file.
             drop(tokio::task::spawn_blocking(move || first_run.finish()));
         }
         let outcome = conclude(end, invocation);
+        log.end(invocation, facts.function_ns, &outcome);
+        let log_tail = log.tail();
+        let rest = if resettable && more {
+            let limit = invocation.timeout.saturating_add(EXTENSION_GRACE);
+            Some(Rest::new(channel, invocation.request.clone(), log, limit))
+        } else {
+            log.finish();
+            None
+        };
         Ok(Completed {
             outcome,
-            log_tail: log.finish(),
+            log_tail,
             facts,
             resettable,
+            rest,
         })
     }
 
@@ -234,10 +265,15 @@ async fn resume(
         environment,
         source,
     };
+    let identity = identity().map_err(|source| InvokeError::Entropy {
+        environment,
+        source,
+    })?;
     let message = Resume {
         generation,
         entropy,
         wall_clock_ns: wall_clock_ns(),
+        identity,
     };
     writer
         .send(&HostMessage::Resume(message), &[])
@@ -271,80 +307,40 @@ async fn resume(
     }
 }
 
-/// Sends the event and reads until the answer; both at once, because a guest may
-/// write before it has read everything.
-async fn exchange(
-    reader: &mut Reader<'_>,
-    writer: &mut Writer<'_>,
-    invocation: &Invocation,
-    log: &mut FunctionLog,
-) -> Result<Outcome, ChannelError> {
-    let timeout_ms = u64::try_from(invocation.timeout.as_millis()).unwrap_or(u64::MAX);
-    let message = HostMessage::Invoke(Invoke {
-        request: invocation.request.clone(),
-        deadline_ms: (wall_clock_ns() / 1_000_000).saturating_add(timeout_ms),
-        function_arn: invocation.function_arn.clone(),
-        trace_id: invocation.trace_id.clone(),
-        client_context: invocation.client_context.clone(),
-        tenant_id: invocation.tenant_id.clone(),
-    });
-    let send = writer.send(&message, &invocation.payload);
-    let receive = async {
-        loop {
-            let (message, payload) = reader.receive().await?;
-            if let GuestMessage::Log { stream } = message {
-                log.push(stream, &payload);
-                continue;
-            }
-            return outcome_of(message, payload, &invocation.request);
-        }
-    };
-    tokio::try_join!(send, receive).map(|((), outcome)| outcome)
-}
-
-fn outcome_of(
-    message: GuestMessage,
-    payload: Vec<u8>,
-    expected: &RequestId,
-) -> Result<Outcome, ChannelError> {
-    match message {
-        GuestMessage::Response {
-            request,
-            content_type,
-        } if request == *expected => Ok(Outcome::Response {
-            body: payload,
-            content_type,
-        }),
-        GuestMessage::Failed {
-            request,
-            error_type,
-        } if request == *expected => Ok(Outcome::FunctionError {
-            error_type,
-            body: payload,
-        }),
-        GuestMessage::RuntimeExited { request, status } if request == *expected => {
-            Ok(Outcome::FunctionError {
-                error_type: Some("Runtime.ExitError".to_owned()),
-                body: answer::runtime_exited(expected, status),
-            })
-        }
-        message => Err(out_of_turn(&message, "this request's answer or Log")),
-    }
+/// Names that no other request's machine has had. They tell nothing of this host.
+fn identity() -> std::io::Result<Identity> {
+    let (mut machine_id, mut boot_id, mut name) = ([0; 16], [0; 16], [0; 6]);
+    ids::random(&mut machine_id)?;
+    ids::random(&mut boot_id)?;
+    ids::random(&mut name)?;
+    let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Identity {
+        hostname: format!("function-{name}"),
+        machine_id,
+        boot_id,
+        // Functions have no network yet.
+        name_servers: Vec::new(),
+    })
 }
 
 fn conclude(end: End, invocation: &Invocation) -> Outcome {
     let request = &invocation.request;
-    let sandbox = |what: &str| Outcome::FunctionError {
-        error_type: Some("Sandbox.Failure".to_owned()),
-        body: answer::sandbox_failure(request, what),
-    };
     match end {
-        End::Answered(outcome) => outcome,
+        End::Answered(answered) => answered.outcome,
         End::TimedOut => Outcome::FunctionError {
             error_type: Some("Sandbox.Timedout".to_owned()),
             body: answer::timed_out(request, invocation.timeout),
         },
-        End::Broken(error) => sandbox(&format!("the invocation channel broke: {error}")),
-        End::Vmm(cause) => sandbox(&format!("the microVM ended: {cause}")),
+        End::Broken(error) => {
+            let what = format!("the invocation channel broke: {error}");
+            Outcome::FunctionError {
+                error_type: Some(answer::SANDBOX_FAILURE.to_owned()),
+                body: answer::sandbox_failure(request, &what),
+            }
+        }
+        End::Vmm(cause) => Outcome::FunctionError {
+            error_type: Some(answer::ended_type(&cause).to_owned()),
+            body: answer::sandbox_ended(request, &cause),
+        },
     }
 }

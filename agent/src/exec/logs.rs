@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 
 use snapback_proto::guest::LogStream;
 
+use super::invoke::{Invocation, Outcome};
+use super::platform;
+
 use crate::ids::EnvironmentId;
 use crate::telemetry::Lines;
 
@@ -22,6 +25,7 @@ pub struct FunctionLog {
     occasion: String,
     stdout: Lines,
     stderr: Lines,
+    extensions: Lines,
     tail: VecDeque<u8>,
     left: usize,
     dropped: usize,
@@ -35,18 +39,42 @@ impl FunctionLog {
             occasion: occasion.to_string(),
             stdout: Lines::default(),
             stderr: Lines::default(),
+            extensions: Lines::default(),
             tail: VecDeque::new(),
             left: MAX_LOGGED,
             dropped: 0,
         }
     }
 
-    /// Takes what the function wrote.
-    pub fn push(&mut self, stream: LogStream, bytes: &[u8]) {
+    /// The platform's first line of a request.
+    pub fn begin(&mut self, invocation: &Invocation) {
+        self.say(&platform::start(invocation));
+    }
+
+    /// The platform's last lines of a request, which took so long.
+    pub fn end(&mut self, invocation: &Invocation, duration_ns: u64, outcome: &Outcome) {
+        for line in platform::report(invocation, duration_ns, outcome) {
+            self.say(&line);
+        }
+    }
+
+    /// A line of the platform's own: it counts for no limit.
+    fn say(&mut self, line: &str) {
+        self.keep(line.as_bytes());
+        self.keep(b"\n");
+        show(self.environment, &self.occasion, "platform", line);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
         let newest = &bytes[bytes.len().saturating_sub(LOG_TAIL)..];
         let excess = (self.tail.len() + newest.len()).saturating_sub(LOG_TAIL);
         self.tail.drain(..excess);
         self.tail.extend(newest);
+    }
+
+    /// Takes what the function wrote.
+    pub fn push(&mut self, stream: LogStream, bytes: &[u8]) {
+        self.keep(bytes);
         let logged = &bytes[..bytes.len().min(self.left)];
         self.left -= logged.len();
         self.dropped += bytes.len() - logged.len();
@@ -60,16 +88,28 @@ impl FunctionLog {
                 self.stderr
                     .push(logged, |line| show(environment, occasion, "stderr", line));
             }
+            LogStream::Extension => {
+                self.extensions.push(logged, |line| {
+                    show(environment, occasion, "extension", line)
+                });
+            }
         }
     }
 
-    /// Ends the log and returns its last bytes.
-    pub fn finish(mut self) -> Vec<u8> {
+    /// The last bytes so far.
+    pub fn tail(&self) -> Vec<u8> {
+        self.tail.iter().copied().collect()
+    }
+
+    /// Ends the log.
+    pub fn finish(mut self) {
         let (environment, occasion) = (self.environment, &self.occasion);
         self.stdout
             .finish(|line| show(environment, occasion, "stdout", line));
         self.stderr
             .finish(|line| show(environment, occasion, "stderr", line));
+        self.extensions
+            .finish(|line| show(environment, occasion, "extension", line));
         if self.dropped > 0 {
             let dropped = self.dropped;
             tracing::warn!(
@@ -79,7 +119,6 @@ impl FunctionLog {
                 "{dropped} bytes of output were dropped"
             );
         }
-        self.tail.into()
     }
 }
 
@@ -102,7 +141,7 @@ mod tests {
         let mut log = FunctionLog::new(EnvironmentId::from_number(1), "test");
         log.push(LogStream::Stdout, &[b'a'; LOG_TAIL]);
         log.push(LogStream::Stderr, b"end");
-        let tail = log.finish();
+        let tail = log.tail();
         assert_eq!(tail.len(), LOG_TAIL);
         assert!(tail.ends_with(b"aend"));
     }

@@ -13,10 +13,13 @@
 mod answer;
 mod build;
 mod channel;
+mod exchange;
 mod invoke;
 mod logs;
+mod platform;
 mod reset;
 mod restore;
+mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,10 +27,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use build::{BuildError, BuildFacts, BuildInput, Built};
 pub use channel::{Channel, ChannelError};
+pub use exchange::Rest;
 pub use invoke::{Completed, Invocation, InvokeError, InvokeFacts, Outcome};
 pub use logs::LOG_TAIL;
 pub use reset::ResetError;
 pub use restore::{Blank, Environment, RestoreError};
+pub use stream::{Piece, Sink, parts};
 
 use crate::config::Timeouts;
 use crate::pager::Pager;

@@ -32,17 +32,22 @@ impl Executor {
         let control = &mut environment.process.control;
         let answer = control
             .command(&Command::Reset, &[], self.timeouts.reset())
-            .await?;
-        let Reply::Reset(report) = answer.reply else {
-            return Err(control.unexpected(&Command::Reset).into());
-        };
-        // A guest that stopped before the reset is not trusted to be whole.
-        match environment.process.fate().known() {
-            Some(cause) => Err(ResetError::Ended {
+            .await;
+        // A guest that stopped before the reset is not trusted to be whole, and its
+        // end explains more than the command's failure.
+        if let Some(cause) = environment.process.fate().known() {
+            return Err(ResetError::Ended {
                 environment: id,
                 cause,
-            }),
-            None => Ok(report),
+            });
+        }
+        match answer?.reply {
+            Reply::Reset(report) => Ok(report),
+            _ => Err(environment
+                .process
+                .control
+                .unexpected(&Command::Reset)
+                .into()),
         }
     }
 }

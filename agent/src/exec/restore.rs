@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use snapback_proto::CONTROL_VERSION;
-use snapback_proto::control::{Command, Devices, FaultRange, Machine, Reply};
+use snapback_proto::control::{self, Command, Devices, FaultRange, Reply};
+use snapback_vmm::snapshot::manifest::Machine;
 
 use super::{Executor, elapsed_ns};
 use crate::ids::EnvironmentId;
 use crate::pager::{MemoryCache, RegisterError, Registration};
-use crate::process::{Cause, CommandError, SpawnError, VmmProcess};
+use crate::process::{Cause, CommandError, Fate, SpawnError, VmmProcess};
 use crate::snapshots::{FirstRun, Snapshot};
-use crate::telemetry::{Origin, log_lines};
+use crate::telemetry::log_console;
 
 /// A microVM could not be started or restored.
 #[derive(Debug, thiserror::Error)]
@@ -46,15 +47,6 @@ pub enum RestoreError {
         /// Why.
         #[source]
         source: RegisterError,
-    },
-    /// The snapshot's state cannot be opened.
-    #[error("{environment}: the snapshot's state cannot be opened")]
-    State {
-        /// Which environment.
-        environment: EnvironmentId,
-        /// Why.
-        #[source]
-        source: io::Error,
     },
     /// The pipe for the serial console could not be made.
     #[error("{environment}: there is no pipe for the console")]
@@ -154,9 +146,9 @@ impl Executor {
     ///
     /// # Errors
     /// When the process does not start or the VMM cannot build its machine.
-    pub async fn blank(&self, memory_mib: u32, vcpus: u8) -> Result<Blank, RestoreError> {
+    pub async fn blank(&self, shape: Machine) -> Result<Blank, RestoreError> {
         let id = EnvironmentId::random().map_err(RestoreError::Name)?;
-        self.blank_named(id, memory_mib, vcpus).await
+        self.blank_named(id, shape).await
     }
 
     /// As [`Self::blank`], with a name that the caller chose.
@@ -166,16 +158,15 @@ impl Executor {
     pub async fn blank_named(
         &self,
         environment: EnvironmentId,
-        memory_mib: u32,
-        vcpus: u8,
+        shape: Machine,
     ) -> Result<Blank, RestoreError> {
-        let mut process = self.launcher.spawn(environment, memory_mib)?;
-        let machine = Machine {
+        let mut process = self.launcher.spawn(environment, shape.memory_mib)?;
+        let prepare = Command::Prepare(control::Machine {
             control_version: CONTROL_VERSION,
-            memory_mib,
-            vcpus,
-        };
-        let prepare = Command::Prepare(machine);
+            memory_mib: shape.memory_mib,
+            vcpus: shape.vcpus,
+            template: shape.template,
+        });
         let mut answer = process
             .control
             .command(&prepare, &[], self.timeouts.command())
@@ -219,19 +210,14 @@ impl Executor {
                 environment,
                 source,
             })?;
-        let state = snapshot
-            .open_state()
-            .map_err(|source| RestoreError::State {
+        let console =
+            console(environment, process.fate()).map_err(|source| RestoreError::Console {
                 environment,
                 source,
             })?;
-        let console = console(environment).map_err(|source| RestoreError::Console {
-            environment,
-            source,
-        })?;
         let start = Instant::now();
         let disks = snapshot.disks();
-        let mut fds = vec![cache.descriptor(), state.as_fd(), console.as_fd()];
+        let mut fds = vec![cache.descriptor(), snapshot.state(), console.as_fd()];
         fds.extend(disks.iter().map(File::as_fd));
         let command = Command::Restore {
             devices: Devices::read_only_disks(disks.len()),
@@ -277,13 +263,14 @@ impl Executor {
     }
 }
 
-/// A pipe whose writing end goes to the VMM; what arrives is logged. Both ends do
-/// not block.
-pub(super) fn console(environment: EnvironmentId) -> io::Result<OwnedFd> {
+/// A pipe whose writing end goes to the VMM; what arrives is logged, and once more
+/// where everybody sees it when `fate` turns out to need an explanation. Both ends
+/// do not block.
+pub(super) fn console(environment: EnvironmentId, fate: &Fate) -> io::Result<OwnedFd> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader)?;
     // Ends with the VMM process, which holds the only writing end.
-    tokio::spawn(log_lines(environment, Origin::Console, reader));
+    tokio::spawn(log_console(environment, fate.clone(), reader));
     Ok(writer)
 }
 

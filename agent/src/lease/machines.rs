@@ -79,7 +79,7 @@ impl Machines for Executor {
     }
 
     async fn blank(&self, id: EnvironmentId, shape: Machine) -> Result<Blank, RestoreError> {
-        self.blank_named(id, shape.memory_mib, shape.vcpus).await
+        self.blank_named(id, shape).await
     }
 
     async fn restore(

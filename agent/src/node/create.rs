@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snapback_proto::ids::FunctionName;
+use snapback_vmm::arch::x86_64::{cpuid, template};
 use snapback_vmm::snapshot::Digest;
+use snapback_vmm::snapshot::manifest::{Machine, SnapshotId};
 
 use super::Node;
 use super::error::CreateError;
 use crate::exec::{BuildInput, Built, wall_clock_ns};
 use crate::function::FunctionConfig;
 use crate::ids::new_snapshot_id;
-use crate::snapshots::{Disks, Draft, Parts};
+use crate::snapshots::{Disks, Draft, Parts, SnapshotError};
 use crate::store::{Function, StoreError};
 
 /// What a function is made of.
@@ -45,6 +47,15 @@ struct Assets {
     parts: Parts,
 }
 
+/// Checks that this host has the processor that a machine wants.
+fn fits_host(machine: Machine) -> Result<(), CreateError> {
+    let host = cpuid::of_this_host(machine.vcpus).map_err(SnapshotError::Host)?;
+    match template::of_host(machine.template, &host, machine.vcpus) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(CreateError::Template(machine.template, source)),
+    }
+}
+
 impl Node {
     /// Creates a function; returns when it can be invoked. Goes on when the caller
     /// goes away.
@@ -69,6 +80,7 @@ impl Node {
     async fn create_now(self: Arc<Self>, input: CreateInput) -> Result<Arc<Function>, CreateError> {
         let CreateInput { config, code } = input;
         config.validate(self.config.limits.max_memory_mib)?;
+        fits_host(config.machine())?;
         let _reservation = self.reserve(&config.name, code)?;
         if !self.images.contains(&code) {
             return Err(CreateError::NoCode(code));
@@ -85,7 +97,8 @@ impl Node {
             move || node.assets(&config, code)
         })
         .await??;
-        let draft = self.catalogue.draft(id)?;
+        let base = self.base_for(&assets.parts);
+        let draft = self.catalogue.draft(id, base.as_ref())?;
         let (built, parts) = self.build(&config, assets, &draft).await?;
         let facts = built.facts;
         let snapshot = tokio::task::spawn_blocking(move || {
@@ -101,7 +114,7 @@ impl Node {
         };
         self.register(&function).inspect_err(|_| {
             // The next start removes it, when this does not.
-            let _ = self.catalogue.remove(&function.snapshot);
+            let _ = self.remove_snapshot(&function.snapshot);
         })?;
         self.catalogue.adopt(&snapshot);
         self.pool.keep_ready(snapshot.machine());
@@ -136,6 +149,17 @@ impl Node {
             node: Arc::clone(self),
             name: name.clone(),
         })
+    }
+
+    /// The snapshot that a new one of these parts is stored as a diff of.
+    fn base_for(&self, parts: &Parts) -> Option<SnapshotId> {
+        if !self.config.snapshots.diffs {
+            return None;
+        }
+        let mut functions = self.list();
+        functions.sort_by_key(|function| function.created_unix_ms);
+        let candidates: Vec<_> = functions.iter().map(|f| f.snapshot.clone()).collect();
+        self.catalogue.base_for(parts, &candidates)
     }
 
     fn register(&self, function: &Function) -> Result<(), CreateError> {
@@ -184,11 +208,9 @@ impl Node {
         assets: Assets,
         draft: &Draft,
     ) -> Result<(Built, Parts), CreateError> {
-        let machine = config.machine();
         let input = BuildInput {
             init: config.init(),
-            memory_mib: machine.memory_mib,
-            vcpus: machine.vcpus,
+            machine: config.machine(),
             kernel: assets.kernel,
             initramfs: assets.initramfs,
             disks: assets.disks,

@@ -4,7 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::ids::FunctionName;
+use snapback_vmm::arch::x86_64::template::Unfit;
 use snapback_vmm::snapshot::Digest;
 
 use crate::admission::Refused;
@@ -108,6 +110,9 @@ pub enum CreateError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Invalid(#[from] InvalidFunction),
+    /// This host has no such processor.
+    #[error("cpu_template {0} is not possible on this host: {1}")]
+    Template(CpuTemplate, Unfit),
     /// There is one of this name.
     #[error("function {0} exists already, or is being created")]
     Exists(FunctionName),

@@ -1,18 +1,21 @@
 //! One request through the node.
 //!
 //! It runs in a task of its own: a caller that goes away does not stop it. The
-//! answer is on its way before the reset has begun.
+//! answer is on its way before the reset has begun, and before the function's
+//! extensions have finished.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snapback_proto::ids::{FunctionName, RequestId};
 
+use tokio::sync::oneshot;
+
 use super::Node;
 use super::error::InvokeFailure;
 use super::records::{RecordStatus, RequestRecord};
 use crate::admission::Ticket;
-use crate::exec::{Completed, Environment, Invocation, InvokeFacts, Outcome, elapsed_ns};
+use crate::exec::{Completed, Environment, Invocation, InvokeFacts, Outcome, Sink, elapsed_ns};
 use crate::lease::{Lease, ResetOutcome};
 use crate::snapshots::{Disks, Snapshot, SnapshotError};
 use crate::store::Function;
@@ -53,15 +56,28 @@ struct Course {
 }
 
 impl Node {
-    /// Runs a request and waits for its answer.
+    /// Runs a request and waits for its answer. One that comes in pieces goes to the
+    /// sink, if there is one; the answer has no body then.
     ///
     /// # Errors
     /// When it did not reach the function.
-    pub async fn invoke(self: &Arc<Self>, ask: Ask) -> Result<Answer, InvokeFailure> {
+    pub async fn invoke(
+        self: &Arc<Self>,
+        ask: Ask,
+        sink: Option<Sink>,
+    ) -> Result<Answer, InvokeFailure> {
         let start = Instant::now();
         let (function, ticket) = self.admit(&ask).await?;
-        let task = tokio::spawn(Arc::clone(self).run(ask, function, ticket, start));
-        task.await.map_err(InvokeFailure::CutOff)?
+        let (reply, answer) = oneshot::channel();
+        let run = Arc::clone(self).run(ask, sink, function, ticket, start, reply);
+        let task = tokio::spawn(run);
+        match answer.await {
+            Ok(answer) => answer,
+            // The task ended without a word.
+            Err(_) => Err(task
+                .await
+                .map_or_else(InvokeFailure::CutOff, |()| draining())),
+        }
     }
 
     /// Admits a request and runs it without anybody waiting for its answer.
@@ -74,7 +90,9 @@ impl Node {
         let node = Arc::clone(self);
         tokio::spawn(async move {
             let request = ask.request.clone();
-            if let Err(error) = node.run(ask, function, ticket, start).await {
+            let (reply, answer) = oneshot::channel();
+            node.run(ask, None, function, ticket, start, reply).await;
+            if let Ok(Err(error)) = answer.await {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(%request, error, "an event was lost");
             }
@@ -89,16 +107,26 @@ impl Node {
         Ok((function, self.admission.enter().await?))
     }
 
+    /// Runs a request, answers, and gives the environment back when nothing is left
+    /// to do in it.
     async fn run(
         self: Arc<Self>,
         ask: Ask,
+        sink: Option<Sink>,
         function: Arc<Function>,
         ticket: Ticket,
         start: Instant,
-    ) -> Result<Answer, InvokeFailure> {
+        reply: oneshot::Sender<Result<Answer, InvokeFailure>>,
+    ) {
         let queue_ns = elapsed_ns(start);
         let leasing = Instant::now();
-        let mut lease = self.lease(&function).await?;
+        let mut lease = match self.lease(&function).await {
+            Ok(lease) => lease,
+            Err(failure) => {
+                let _ = reply.send(Err(failure));
+                return;
+            }
+        };
         let course = Course {
             request: ask.request.clone(),
             function: Arc::clone(&function),
@@ -106,37 +134,42 @@ impl Node {
             queue_ns,
             lease_ns: elapsed_ns(leasing),
         };
-        let invocation = Invocation {
-            request: ask.request,
-            function_arn: function.config.arn(),
-            trace_id: ask.trace_id,
-            client_context: ask.client_context,
-            tenant_id: ask.tenant_id,
-            payload: ask.payload,
-            timeout: function.config.timeout(),
-        };
+        let invocation = invocation(ask, &function);
         let result = tokio::select! {
-            result = self.executor.invoke(lease.start(), &invocation) => Some(result),
+            result = self.executor.invoke(lease.start(), &invocation, sink) => Some(result),
             () = self.stop.cancelled() => None,
         };
-        let answer = match result {
+        // Nobody may be waiting any more: that changes nothing.
+        match result {
             Some(Ok(completed)) => {
-                let doubt = (!completed.resettable).then(|| doubt(&completed));
-                let (answer, facts) = split(completed);
-                self.conclude(&course, lease, facts, &answer, doubt);
-                Ok(answer)
+                self.note(&course, &mut lease, &completed);
+                let mut doubt = (!completed.resettable).then(|| doubt(&completed));
+                let Completed {
+                    outcome,
+                    log_tail,
+                    rest,
+                    ..
+                } = completed;
+                let _ = reply.send(Ok(Answer { outcome, log_tail }));
+                if let Some(rest) = rest {
+                    let finished = tokio::select! {
+                        finished = rest.finish() => finished,
+                        () = self.stop.cancelled() => Err("the node shut down".to_owned()),
+                    };
+                    doubt = finished.err();
+                }
+                self.release(course.request, lease, doubt);
             }
             Some(Err(source)) => {
                 drop(lease.finish(Some(source.to_string())));
-                Err(InvokeFailure::Invoke {
-                    function: function.config.name.clone(),
-                    source,
-                })
+                let function = function.config.name.clone();
+                let _ = reply.send(Err(InvokeFailure::Invoke { function, source }));
             }
-            None => Err(InvokeFailure::Refused(crate::admission::Refused::Draining)),
-        };
+            None => {
+                let _ = reply.send(Err(draining()));
+            }
+        }
         drop(ticket);
-        answer
     }
 
     async fn lease(
@@ -208,16 +241,10 @@ impl Node {
         })
     }
 
-    /// Notes the figures and gives the environment back.
-    fn conclude(
-        &self,
-        course: &Course,
-        mut lease: Lease<Environment>,
-        facts: InvokeFacts,
-        answer: &Answer,
-        doubt: Option<String>,
-    ) {
-        let (status, error_type) = match &answer.outcome {
+    /// Notes the figures of a request that has been answered.
+    fn note(&self, course: &Course, lease: &mut Lease<Environment>, completed: &Completed) {
+        let facts: InvokeFacts = completed.facts;
+        let (status, error_type) = match &completed.outcome {
             Outcome::Response { .. } => (RecordStatus::Success, None),
             Outcome::FunctionError { error_type, .. } => {
                 (RecordStatus::FunctionError, error_type.clone())
@@ -244,8 +271,12 @@ impl Node {
             destroyed: None,
             finished: false,
         });
+    }
+
+    /// Gives the environment back, and notes what its reset cost.
+    fn release(&self, request: RequestId, lease: Lease<Environment>, doubt: Option<String>) {
         let outcome = lease.finish(doubt);
-        let (records, request) = (Arc::clone(&self.records), course.request.clone());
+        let records = Arc::clone(&self.records);
         // Bounded by the reset's own bound: the pool answers or drops the sender.
         tokio::spawn(async move {
             let outcome = outcome.await;
@@ -261,14 +292,23 @@ impl Node {
     }
 }
 
-fn split(completed: Completed) -> (Answer, InvokeFacts) {
-    let Completed {
-        outcome,
-        log_tail,
-        facts,
-        ..
-    } = completed;
-    (Answer { outcome, log_tail }, facts)
+fn invocation(ask: Ask, function: &Function) -> Invocation {
+    let config = &function.config;
+    Invocation {
+        request: ask.request,
+        function_arn: config.arn(),
+        trace_id: ask.trace_id,
+        client_context: ask.client_context,
+        tenant_id: ask.tenant_id,
+        payload: ask.payload,
+        timeout: config.timeout(),
+        memory_mib: config.memory_mb,
+        log_format: config.logging.format.into(),
+    }
+}
+
+const fn draining() -> InvokeFailure {
+    InvokeFailure::Refused(crate::admission::Refused::Draining)
 }
 
 /// Why an environment cannot be reset.

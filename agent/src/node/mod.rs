@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use snapback_proto::ids::FunctionName;
 use snapback_vmm::snapshot::Digest;
+use snapback_vmm::snapshot::manifest::SnapshotId;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,7 @@ use crate::images::{DigestCache, Images};
 use crate::lease::{PoolClient, PoolSummary};
 use crate::lock::Lock;
 use crate::pager::CacheStats;
-use crate::snapshots::Catalogue;
+use crate::snapshots::{Catalogue, SnapshotError};
 use crate::store::{Function, Store};
 
 /// How long the processes of a node that shuts down have to disappear, beyond the
@@ -146,12 +147,17 @@ impl Node {
             return Ok(());
         };
         self.pool.retire(function.snapshot.clone()).await;
-        if let Err(error) = self.catalogue.remove(&function.snapshot) {
-            // The next start removes it.
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a snapshot is left over"
-            );
+        match self.remove_snapshot(&function.snapshot) {
+            Ok(()) => {}
+            Err(SnapshotError::InUse { id, by }) => {
+                // It goes with the last diff on it.
+                tracing::info!(snapshot = %id, %by, "a snapshot is kept as a base");
+            }
+            Err(error) => {
+                // The next start removes it.
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "a snapshot is left over");
+            }
         }
         self.sweep_images();
         tracing::info!(function = %name, "deleted");
@@ -184,6 +190,13 @@ impl Node {
         {
             tracing::error!("VMM processes are left over");
         }
+    }
+
+    /// Removes a snapshot that no function has any more, with bases that nobody needs.
+    fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
+        let functions = self.list();
+        let used = |base: &SnapshotId| functions.iter().any(|f| f.snapshot == *base);
+        self.catalogue.remove(id, used)
     }
 
     /// Removes images that nothing needs any more.

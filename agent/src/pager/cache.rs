@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{SeekFrom, seek};
 use snapback_vmm::sys::memfd;
 
 use super::PAGE;
@@ -67,7 +66,7 @@ impl MemoryCache {
     ) -> io::Result<Self> {
         let cache = Self::new(memfd, len, source, window)?;
         let mut at = 0;
-        while let Some(data) = data_after(&cache.memfd, at, len)? {
+        while let Some(data) = memfd::data_after(&cache.memfd, at, len)? {
             (data.start / PAGE..data.end.div_ceil(PAGE)).for_each(|page| cache.filled.set(page));
             at = data.end;
         }
@@ -214,23 +213,6 @@ impl MemoryCache {
         pages.for_each(|page| self.filled.set(page));
         Ok(())
     }
-}
-
-/// The next range of a file that is no hole, from `at` on.
-///
-/// # Errors
-/// When the file cannot tell.
-pub fn data_after(file: impl AsFd, at: u64, len: u64) -> io::Result<Option<Range<u64>>> {
-    if at >= len {
-        return Ok(None);
-    }
-    let start = match seek(&file, SeekFrom::Data(at)) {
-        Ok(start) if start < len => start,
-        Ok(_) | Err(rustix::io::Errno::NXIO) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
-    };
-    let end = seek(&file, SeekFrom::Hole(start))?.min(len);
-    Ok(Some(start..end))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub use bitmap::Bitmap;
 pub use cache::{CacheStats, MemoryCache};
 pub use recording::Recording;
 pub use service::{Pager, RegisterError, Registration};
-pub use source::{FileSource, PageSource};
+pub use source::PageSource;
 pub use working_set::{FILE_NAME as WORKING_SET_FILE_NAME, WorkingSet, WorkingSetError};
 
 /// Size of a page, in bytes.

@@ -1,8 +1,8 @@
 //! Where the pages of a snapshot come from.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+
+use snapback_vmm::snapshot::layers::Layers;
 
 /// Something that has every page of a snapshot's memory. A remote or compressed
 /// one only has to implement this.
@@ -14,25 +14,10 @@ pub trait PageSource: std::fmt::Debug + Send + Sync {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 }
 
-/// A snapshot's `memory` file. Its holes are pages of zeroes.
-#[derive(Debug)]
-pub struct FileSource(File);
-
-impl FileSource {
-    /// Takes an open `memory` file of exactly `len` bytes.
-    ///
-    /// # Errors
-    /// `UnexpectedEof` when the file has another length.
-    pub fn new(file: File, len: u64) -> io::Result<Self> {
-        if file.metadata()?.len() != len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(Self(file))
-    }
-}
-
-impl PageSource for FileSource {
+/// A snapshot's memory file, or a diff's on top of its bases'. Holes are pages of
+/// zeroes.
+impl PageSource for Layers {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(bytes, offset)
+        Self::read_at(self, offset, bytes)
     }
 }

@@ -26,8 +26,9 @@ pub enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stopped(StopReason::Rebooted) => f.write_str("the guest asked for a reset"),
             Self::Stopped(StopReason::PoweredOff) => f.write_str("the guest powered off"),
+            Self::Stopped(StopReason::Rebooted) => f.write_str("the guest rebooted"),
+            Self::Stopped(StopReason::Panicked) => f.write_str("the guest's kernel panicked"),
             Self::Stopped(StopReason::Broken(reason)) => {
                 write!(f, "the guest cannot go on: {reason}")
             }

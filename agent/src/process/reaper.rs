@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::cgroup::Cgroup;
 use super::fate::Fate;
 use crate::ids::EnvironmentId;
-use crate::telemetry::{Origin, log_lines};
+use crate::telemetry::log_vmm;
 
 /// Runs until the process has ended, kills it when its fate is sealed, and
 /// removes its cgroup. `exited` is told at the very end.
@@ -22,7 +22,7 @@ pub async fn reap(
     let log = child
         .stderr
         .take()
-        .map(|stderr| log_lines(environment, Origin::Vmm, stderr));
+        .map(|stderr| log_vmm(environment, stderr));
     let log = tokio::spawn(async move {
         if let Some(log) = log {
             log.await;

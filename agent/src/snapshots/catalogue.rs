@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use snapback_vmm::snapshot::manifest::SnapshotId;
 
-use super::draft::Draft;
+use super::draft::{Draft, Parts, PinnedBase};
 use super::error::SnapshotError;
+use super::files::{SnapshotFiles, base_of};
 use super::loaded::{Disks, Snapshot};
 
 /// What the directories of unfinished snapshots begin with.
@@ -24,6 +25,26 @@ pub struct Catalogue {
     directory: PathBuf,
     window: u64,
     loaded: Mutex<HashMap<SnapshotId, Slot>>,
+    pins: Arc<Pins>,
+}
+
+/// Snapshots that drafts are becoming diffs of, each with those drafts' names. The lock
+/// is held while a snapshot is removed.
+type Pins = Mutex<Vec<(SnapshotId, SnapshotId)>>;
+
+/// Keeps a base from being removed before its diff is there to be seen.
+#[derive(Debug)]
+pub(super) struct Pin {
+    pins: Arc<Pins>,
+    base: SnapshotId,
+    by: SnapshotId,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.retain(|(base, by)| (base, by) != (&self.base, &self.by));
+    }
 }
 
 impl Catalogue {
@@ -38,16 +59,25 @@ impl Catalogue {
             directory,
             window,
             loaded: Mutex::default(),
+            pins: Arc::default(),
         };
         catalogue.sweep(|name| name.starts_with(DRAFT_PREFIX))?;
         Ok(catalogue)
     }
 
-    /// Removes every snapshot that is not in `used`.
+    /// Removes every snapshot that is not in `used` nor a base of one that is.
     ///
     /// # Errors
     /// When the directory cannot be read.
     pub fn keep_only(&self, used: &[SnapshotId]) -> Result<(), SnapshotError> {
+        let mut kept = used.to_vec();
+        let mut next = 0;
+        while let Some(id) = kept.get(next) {
+            let base = base_of(&self.path(id)).filter(|base| !kept.contains(base));
+            kept.extend(base);
+            next += 1;
+        }
+        let used = kept;
         self.sweep(|name| {
             name.parse::<SnapshotId>()
                 .is_ok_and(|id| !used.contains(&id))
@@ -67,14 +97,42 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Begins a snapshot.
+    /// Begins a snapshot, which is made a diff of `base` when there is one.
     ///
     /// # Errors
     /// When its directory cannot be made.
-    pub fn draft(&self, id: SnapshotId) -> Result<Draft, SnapshotError> {
+    pub fn draft(&self, id: SnapshotId, base: Option<&SnapshotId>) -> Result<Draft, SnapshotError> {
         let directory = self.directory.join(format!("{DRAFT_PREFIX}{id}"));
         let destination = self.path(&id);
-        Draft::create(id, directory, destination, self.window)
+        let base = base.map(|base| self.pin(base, &id)).transpose()?;
+        Draft::create(id, directory, destination, self.window, base)
+    }
+
+    fn pin(&self, base: &SnapshotId, by: &SnapshotId) -> Result<PinnedBase, SnapshotError> {
+        self.pins().push((base.clone(), by.clone()));
+        let pin = Pin {
+            pins: Arc::clone(&self.pins),
+            base: base.clone(),
+            by: by.clone(),
+        };
+        let files = SnapshotFiles::open(&self.path(base))?;
+        Ok(PinnedBase { files, _pin: pin })
+    }
+
+    /// The first of `candidates` that a snapshot of these parts can be a diff of: a
+    /// whole one of the same machine, kernel and root file system.
+    #[must_use]
+    pub fn base_for(&self, parts: &Parts, candidates: &[SnapshotId]) -> Option<SnapshotId> {
+        let fits = |id: &&SnapshotId| {
+            SnapshotFiles::open(&self.path(id)).is_ok_and(|files| {
+                let manifest = files.manifest();
+                manifest.base.is_none()
+                    && manifest.machine == parts.machine
+                    && manifest.kernel == parts.kernel
+                    && manifest.root_fs == parts.disks.root_fs.1
+            })
+        };
+        candidates.iter().find(fits).cloned()
     }
 
     /// Takes a snapshot that was just made for loaded.
@@ -109,14 +167,57 @@ impl Catalogue {
         slot.clone()
     }
 
-    /// Removes a snapshot. Environments that still use it keep what they need.
+    /// Removes a snapshot, and its bases when nobody else needs them (`used` says of
+    /// which snapshots there are functions). Environments that still use it keep what
+    /// they need.
     ///
     /// # Errors
-    /// When its files cannot be removed.
-    pub fn remove(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
-        self.slots().remove(id);
+    /// `InUse` when it is the base of another; else when its files cannot be removed.
+    pub fn remove(
+        &self,
+        id: &SnapshotId,
+        used: impl Fn(&SnapshotId) -> bool,
+    ) -> Result<(), SnapshotError> {
+        let mut next = self.remove_one(id)?;
+        while let Some(base) = next.filter(|base| !used(base)) {
+            next = match self.remove_one(&base) {
+                Err(SnapshotError::InUse { .. }) => None,
+                removed => removed?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Removes one snapshot; its base is left over.
+    fn remove_one(&self, id: &SnapshotId) -> Result<Option<SnapshotId>, SnapshotError> {
+        // Held to the end: no draft begins on it meanwhile.
+        let pins = self.pins();
+        let pinned = pins.iter().find(|(base, _)| base == id);
+        let by = pinned.map(|(_, by)| by.clone());
+        if let Some(by) = by.map_or_else(|| self.diff_of(id), |by| Ok(Some(by)))? {
+            return Err(SnapshotError::InUse { id: id.clone(), by });
+        }
         let path = self.path(id);
-        fs::remove_dir_all(&path).map_err(SnapshotError::io("removing", &path))
+        let base = base_of(&path);
+        self.slots().remove(id);
+        fs::remove_dir_all(&path).map_err(SnapshotError::io("removing", &path))?;
+        Ok(base)
+    }
+
+    /// A snapshot whose base is `id`.
+    fn diff_of(&self, id: &SnapshotId) -> Result<Option<SnapshotId>, SnapshotError> {
+        let entries =
+            fs::read_dir(&self.directory).map_err(SnapshotError::io("reading", &self.directory))?;
+        let ids = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<SnapshotId>().ok());
+        Ok(ids
+            .into_iter()
+            .find(|other| base_of(&self.path(other)).as_ref() == Some(id)))
+    }
+
+    fn pins(&self) -> MutexGuard<'_, Vec<(SnapshotId, SnapshotId)>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path(&self, id: &SnapshotId) -> PathBuf {

@@ -7,18 +7,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use snapback_proto::ids::FunctionName;
+use snapback_vmm::arch::x86_64::{features, template};
+use snapback_vmm::snapshot::Digest;
 use snapback_vmm::snapshot::manifest::{
-    Cpu, FILE_NAME, MANIFEST_VERSION, MEMORY_FILE_NAME, Machine, Manifest, Memory, STATE_FILE_NAME,
-    SnapshotId, State,
+    Base, Cpu, FILE_NAME, FileDigest, MANIFEST_VERSION, MEMORY_FILE_NAME, Machine, Manifest,
+    Memory, STATE_FILE_NAME, SnapshotId,
 };
 use snapback_vmm::snapshot::memory::{self, CHUNK_LEN};
-use snapback_vmm::snapshot::{Digest, StateReader};
+use snapback_vmm::snapshot::page_map;
+use snapback_vmm::supervisor::Saved;
 
+use super::catalogue::Pin;
 use super::error::SnapshotError;
+use super::files::{SnapshotFiles, file_digest, read_state};
 use super::hints::Hints;
-use super::loaded::{Disks, Snapshot, cpu_vendor};
+use super::loaded::{Disks, Snapshot};
 use crate::exec::wall_clock_ns;
-use crate::pager::{FileSource, MemoryCache};
+use crate::pager::MemoryCache;
 
 /// What a snapshot is made of, besides state and memory.
 #[derive(Debug, Clone)]
@@ -43,6 +48,14 @@ pub struct Draft {
     directory: Option<PathBuf>,
     destination: PathBuf,
     window: u64,
+    base: Option<PinnedBase>,
+}
+
+/// A whole snapshot that a draft becomes a diff of; not removed meanwhile.
+#[derive(Debug)]
+pub(super) struct PinnedBase {
+    pub files: SnapshotFiles,
+    pub _pin: Pin,
 }
 
 impl Drop for Draft {
@@ -60,6 +73,7 @@ impl Draft {
         directory: PathBuf,
         destination: PathBuf,
         window: u64,
+        base: Option<PinnedBase>,
     ) -> Result<Self, SnapshotError> {
         fs::create_dir(&directory).map_err(SnapshotError::io("creating", &directory))?;
         Ok(Self {
@@ -67,6 +81,7 @@ impl Draft {
             directory: Some(directory),
             destination,
             window,
+            base,
         })
     }
 
@@ -99,17 +114,9 @@ impl Draft {
         len: u64,
         parts: &Parts,
     ) -> Result<Arc<Snapshot>, SnapshotError> {
-        let state = self.take_state()?;
-        let path = self.directory().join(MEMORY_FILE_NAME);
-        let file = create_new(&path)?;
+        let (state, saved) = self.take_state()?;
         let guest = File::from(memory);
-        let written =
-            memory::write(&guest, &file, len).map_err(|source| SnapshotError::Memory {
-                id: self.id.clone(),
-                source,
-            })?;
-        file.sync_all()
-            .map_err(SnapshotError::io("syncing", &path))?;
+        let (chunks, base) = self.write_memory(&guest, len)?;
         let manifest = Manifest {
             format_version: MANIFEST_VERSION,
             snapshot_id: self.id.clone(),
@@ -117,8 +124,8 @@ impl Draft {
             function: parts.function.clone(),
             machine: parts.machine,
             cpu: Cpu {
-                vendor: cpu_vendor(),
-                features: Vec::new(),
+                vendor: template::vendor(&saved.cpuid),
+                features: features::names(&saved.cpuid),
             },
             kernel: parts.kernel,
             root_fs: parts.disks.root_fs.1,
@@ -128,51 +135,74 @@ impl Draft {
             memory: Memory {
                 len,
                 chunk_len: CHUNK_LEN,
-                chunks: written.chunks,
+                chunks,
             },
+            base,
         };
         self.publish(&manifest)?;
         let path = self.destination.join(MEMORY_FILE_NAME);
-        let source = File::open(&path).and_then(|file| FileSource::new(file, len));
-        let cache = source
-            .and_then(|source| MemoryCache::warm(guest.into(), len, Box::new(source), self.window))
+        // As anybody will find it.
+        let files = SnapshotFiles::open(&self.destination)?;
+        let source = Box::new(files.memory().clone());
+        let cache = MemoryCache::warm(guest.into(), len, source, self.window)
             .map_err(SnapshotError::io("caching", &path))?;
         let disks = parts.disks.open()?;
         let directory = &self.destination;
         let hints = Hints::none(directory.clone());
-        Ok(Snapshot::new(&manifest, directory, cache, disks, hints))
+        Snapshot::new(&manifest, directory, cache, disks, hints)
     }
 
-    fn take_state(&self) -> Result<State, SnapshotError> {
+    /// Checks what the VMM wrote as if it came from anywhere.
+    fn take_state(&self) -> Result<(FileDigest, Saved), SnapshotError> {
         let path = self.directory().join(STATE_FILE_NAME);
-        let open = || File::open(&path).map_err(SnapshotError::io("opening", &path));
-        let file = open()?;
+        let file = File::open(&path).map_err(SnapshotError::io("opening", &path))?;
         file.sync_all()
             .map_err(SnapshotError::io("syncing", &path))?;
-        StateReader::open(&file).map_err(|source| SnapshotError::State {
+        Ok((file_digest(&path)?, read_state(&self.id, &file)?))
+    }
+
+    /// Writes and syncs the memory, or what differs from the base's; its hashes, and
+    /// the manifest's words about the base.
+    fn write_memory(
+        &self,
+        guest: &File,
+        len: u64,
+    ) -> Result<(Vec<Digest>, Option<Base>), SnapshotError> {
+        let path = self.directory().join(MEMORY_FILE_NAME);
+        let file = create_new(&path)?;
+        let failed = |source| SnapshotError::Memory {
             id: self.id.clone(),
             source,
-        })?;
-        let len = file
-            .metadata()
-            .map_err(SnapshotError::io("reading", &path))?
-            .len();
-        let hash = Digest::of_reader(open()?).map_err(SnapshotError::io("reading", &path))?;
-        Ok(State { len, hash })
+        };
+        let synced = || file.sync_all().map_err(SnapshotError::io("syncing", &path));
+        let Some(PinnedBase { files: base, .. }) = &self.base else {
+            let written = memory::write(guest, &file, len).map_err(failed)?;
+            synced()?;
+            return Ok((written.chunks, None));
+        };
+        let written = memory::write_diff(guest, base.memory(), &file, len).map_err(failed)?;
+        synced()?;
+        let (pages, data) = (written.map.pages(), written.memory.data_pages);
+        tracing::info!(snapshot = %self.id, base = %base.manifest().snapshot_id, pages, data, "a diff");
+        let path = self.directory().join(page_map::FILE_NAME);
+        write_new(&path, &written.map.to_bytes())?;
+        let base = Base {
+            snapshot_id: base.manifest().snapshot_id.clone(),
+            manifest: base.manifest_hash(),
+            map: file_digest(&path)?,
+        };
+        Ok((written.memory.chunks, Some(base)))
     }
 
     fn publish(&mut self, manifest: &Manifest) -> Result<(), SnapshotError> {
+        let path = self.directory().join(FILE_NAME);
         let text = manifest
             .to_json()
             .map_err(|source| SnapshotError::Manifest {
-                id: self.id.clone(),
+                path: path.clone(),
                 source,
             })?;
-        let path = self.directory().join(FILE_NAME);
-        let mut file = create_new(&path)?;
-        file.write_all(&text)
-            .and_then(|()| file.sync_all())
-            .map_err(SnapshotError::io("writing", &path))?;
+        write_new(&path, &text)?;
         sync_directory(self.directory())?;
         let destination = self.destination.clone();
         fs::rename(self.directory(), &destination)
@@ -183,6 +213,14 @@ impl Draft {
             None => Ok(()),
         }
     }
+}
+
+/// Writes and syncs a file.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
+    let mut file = create_new(path)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(SnapshotError::io("writing", path))
 }
 
 fn create_new(path: &Path) -> Result<File, SnapshotError> {

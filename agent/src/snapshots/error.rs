@@ -4,9 +4,13 @@
 use std::io;
 use std::path::PathBuf;
 
+use snapback_vmm::arch::x86_64::template::Unfit;
+use snapback_vmm::snapshot::Digest;
+use snapback_vmm::snapshot::layers::MAX_DIFFS;
 use snapback_vmm::snapshot::manifest::{ManifestError, SnapshotId};
 use snapback_vmm::snapshot::memory::MemoryError;
-use snapback_vmm::snapshot::{Digest, ReadError};
+use snapback_vmm::snapshot::page_map::PageMapError;
+use snapback_vmm::supervisor::LoadError;
 
 /// A snapshot could not be made or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -23,10 +27,10 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// `snapshot.json` is refused.
-    #[error("snapshot {id} is refused: section `snapshot.json`")]
+    #[error("the snapshot is refused: section `snapshot.json` ({})", path.display())]
     Manifest {
-        /// Which snapshot.
-        id: SnapshotId,
+        /// Which file.
+        path: PathBuf,
         /// Why.
         #[source]
         source: ManifestError,
@@ -46,7 +50,7 @@ pub enum SnapshotError {
         id: SnapshotId,
         /// Why.
         #[source]
-        source: ReadError,
+        source: LoadError,
     },
     /// `state` has another length or hash, although its sections are valid.
     #[error("snapshot {id} is refused: section `state: file` is not the one that was written")]
@@ -78,6 +82,19 @@ pub enum SnapshotError {
         /// The file's hash.
         found: Digest,
     },
+    /// `snapshot.json` and `state` contradict each other.
+    #[error(
+        "snapshot {id} is refused: section `snapshot.json`: `{field}` is not what the state says"
+    )]
+    Disagree {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// The field.
+        field: &'static str,
+    },
+    /// What the host's processor can do is not known.
+    #[error("what this host's processor can do cannot be asked of KVM")]
+    Host(#[source] io::Error),
     /// The snapshot is another kind of processor's.
     #[error("snapshot {id} needs a processor of {expected}, and this is one of {found}")]
     OtherProcessor {
@@ -87,6 +104,83 @@ pub enum SnapshotError {
         expected: String,
         /// This host's.
         found: String,
+    },
+    /// The guest cannot go on on this host's processor.
+    #[error("snapshot {id} cannot be restored on this host")]
+    Processor {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// What is missing.
+        #[source]
+        source: Unfit,
+    },
+    /// A diff's base is not there.
+    #[error(
+        "snapshot {id} is a diff of snapshot {base}, which is not at {}: put it there",
+        place.display()
+    )]
+    NoBase {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// Its base.
+        base: SnapshotId,
+        /// Where that should be.
+        place: PathBuf,
+    },
+    /// A diff's base cannot be used.
+    #[error("snapshot {id} is a diff of snapshot {base}, which cannot be used")]
+    Base {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// Its base.
+        base: SnapshotId,
+        /// Why not.
+        #[source]
+        source: Box<SnapshotError>,
+    },
+    /// A diff's base is another than the one that it was made on.
+    #[error(
+        "snapshot {id} is a diff of another snapshot {base} than the one beside it \
+         (hash {expected}, found {found})"
+    )]
+    OtherBase {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// Its base.
+        base: SnapshotId,
+        /// Hash of the base's `snapshot.json` when the diff was made.
+        expected: Digest,
+        /// Its hash now.
+        found: Digest,
+    },
+    /// There are too many diffs on top of one another.
+    #[error("snapshot {id} is refused: there are more than {MAX_DIFFS} diffs below it")]
+    TooManyBases {
+        /// The lowest snapshot that was looked at.
+        id: SnapshotId,
+    },
+    /// `memory-map` is refused.
+    #[error("snapshot {id} is refused: section `memory-map`")]
+    Map {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// Why.
+        #[source]
+        source: PageMapError,
+    },
+    /// `memory-map` has another length or hash, although it is valid.
+    #[error("snapshot {id} is refused: section `memory-map` is not the one that was written")]
+    OtherMap {
+        /// Which snapshot.
+        id: SnapshotId,
+    },
+    /// The snapshot is a base and cannot be removed.
+    #[error("snapshot {id} cannot be removed: it is the base of {by}")]
+    InUse {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// A diff on it.
+        by: SnapshotId,
     },
 }
 

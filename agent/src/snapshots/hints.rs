@@ -132,8 +132,9 @@ mod tests {
     use std::io;
     use std::path::Path;
 
+    use snapback_proto::cpu::CpuTemplate;
     use snapback_vmm::snapshot::Digest;
-    use snapback_vmm::snapshot::manifest::{Cpu, Machine, Manifest, Memory, State};
+    use snapback_vmm::snapshot::manifest::{Cpu, FileDigest, Machine, Manifest, Memory};
 
     use super::*;
     use crate::pager::{PageSource, WORKING_SET_FILE_NAME};
@@ -161,6 +162,7 @@ mod tests {
             machine: Machine {
                 memory_mib: 1,
                 vcpus: 1,
+                template: CpuTemplate::Host,
             },
             cpu: Cpu {
                 vendor: String::new(),
@@ -170,16 +172,18 @@ mod tests {
             root_fs: none,
             code: none,
             guest_init: none,
-            state: State { len: 0, hash: none },
+            state: FileDigest { len: 0, hash: none },
             memory: Memory {
                 len: LEN,
                 chunk_len: 0,
                 chunks: Vec::new(),
             },
+            base: None,
         };
+        fs::write(directory.join("state"), b"").unwrap();
         let cache = MemoryCache::cold(LEN, Box::new(Ones), PAGE).unwrap();
         let hints = Hints::read(directory.to_owned(), LEN);
-        Snapshot::new(&manifest, directory, cache, Vec::new(), hints)
+        Snapshot::new(&manifest, directory, cache, Vec::new(), hints).unwrap()
     }
 
     #[test]

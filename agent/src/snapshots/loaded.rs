@@ -1,18 +1,25 @@
 //! A snapshot that environments are restored from.
 
 use std::fs::File;
-use std::io::{self, BufRead as _};
+use std::io::Read as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use snapback_vmm::arch::x86_64::cpuid::{self, CpuidEntryV1};
+use snapback_vmm::arch::x86_64::features;
+use snapback_vmm::arch::x86_64::template::{self, Lacks};
+use snapback_vmm::snapshot::Digest;
+use snapback_vmm::snapshot::format::MAX_STATE_LEN;
 use snapback_vmm::snapshot::manifest::{
-    FILE_NAME, MEMORY_FILE_NAME, Machine, Manifest, STATE_FILE_NAME, SnapshotId,
+    MEMORY_FILE_NAME, Machine, Manifest, STATE_FILE_NAME, SnapshotId,
 };
-use snapback_vmm::snapshot::{Digest, StateReader, memory};
+use snapback_vmm::sys::memfd;
 
 use super::error::SnapshotError;
+use super::files::SnapshotFiles;
 use super::hints::Hints;
-use crate::pager::{FileSource, MemoryCache};
+use crate::pager::MemoryCache;
 
 /// The images a snapshot's guest has as disks, in their order: root file system,
 /// code.
@@ -43,27 +50,28 @@ pub struct Snapshot {
     id: SnapshotId,
     machine: Machine,
     memory: Arc<MemoryCache>,
-    state: PathBuf,
+    state: OwnedFd,
     disks: Vec<File>,
     pub(super) hints: Hints,
 }
 
 impl Snapshot {
+    /// Takes a snapshot that was checked.
     pub(super) fn new(
         manifest: &Manifest,
         directory: &Path,
         memory: MemoryCache,
         disks: Vec<File>,
         hints: Hints,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Result<Arc<Self>, SnapshotError> {
+        Ok(Arc::new(Self {
             id: manifest.snapshot_id.clone(),
             machine: manifest.machine,
             memory: Arc::new(memory),
-            state: directory.join(STATE_FILE_NAME),
+            state: keep_state(manifest, directory)?,
             disks,
             hints,
-        })
+        }))
     }
 
     /// Reads a snapshot from its directory and checks all of it.
@@ -73,35 +81,33 @@ impl Snapshot {
         disks: &Disks,
         window: u64,
     ) -> Result<Arc<Self>, SnapshotError> {
-        let path = directory.join(FILE_NAME);
-        let file = File::open(&path).map_err(SnapshotError::io("opening", &path))?;
-        let manifest = Manifest::read(&file).map_err(|source| SnapshotError::Manifest {
-            id: id.clone(),
-            source,
-        })?;
+        let files = SnapshotFiles::open(directory)?;
+        let manifest = files.manifest();
         if manifest.snapshot_id != *id {
-            let found = manifest.snapshot_id;
+            let found = manifest.snapshot_id.clone();
             return Err(SnapshotError::OtherId {
                 id: id.clone(),
                 found,
             });
         }
-        check_surroundings(&manifest, disks)?;
-        check_state(&manifest, directory)?;
-        let path = directory.join(MEMORY_FILE_NAME);
-        let file = File::open(&path).map_err(SnapshotError::io("opening", &path))?;
-        memory::verify(&file, manifest.memory.len, &manifest.memory.chunks).map_err(|source| {
-            SnapshotError::Memory {
+        check_images(manifest, disks)?;
+        let host = cpuid::of_this_host(manifest.machine.vcpus).map_err(SnapshotError::Host)?;
+        check_features(manifest, &host)?;
+        let saved = files.state()?;
+        let machine = manifest.machine;
+        template::check(machine.template, &saved.cpuid, &host, machine.vcpus).map_err(
+            |source| SnapshotError::Processor {
                 id: id.clone(),
                 source,
-            }
-        })?;
+            },
+        )?;
+        files.check_memory()?;
+        let path = directory.join(MEMORY_FILE_NAME);
         let len = manifest.memory.len;
-        let cache = FileSource::new(file, len)
-            .and_then(|source| MemoryCache::cold(len, Box::new(source), window))
+        let cache = MemoryCache::cold(len, Box::new(files.memory().clone()), window)
             .map_err(SnapshotError::io("caching", &path))?;
         let hints = Hints::read(directory.to_owned(), len);
-        Ok(Self::new(&manifest, directory, cache, disks.open()?, hints))
+        Self::new(manifest, directory, cache, disks.open()?, hints)
     }
 
     /// Its name.
@@ -128,77 +134,70 @@ impl Snapshot {
         &self.disks
     }
 
-    /// Its state, opened anew: readers do not share a position.
-    ///
-    /// # Errors
-    /// When the file is gone.
-    pub fn open_state(&self) -> io::Result<File> {
-        File::open(&self.state)
+    /// Its state: a file that was checked and that nobody can change.
+    #[must_use]
+    pub fn state(&self) -> BorrowedFd<'_> {
+        self.state.as_fd()
     }
 }
 
-fn check_surroundings(manifest: &Manifest, disks: &Disks) -> Result<(), SnapshotError> {
-    let id = &manifest.snapshot_id;
+/// Copies the state to where nobody can change it, and checks that it is the one
+/// that was written: from then on, no restore checks its hashes.
+fn keep_state(manifest: &Manifest, directory: &Path) -> Result<OwnedFd, SnapshotError> {
+    let path = directory.join(STATE_FILE_NAME);
+    let mut bytes = Vec::new();
+    File::open(&path)
+        .and_then(|file| file.take(MAX_STATE_LEN + 1).read_to_end(&mut bytes))
+        .map_err(SnapshotError::io("reading", &path))?;
+    if Digest::of(&bytes) != manifest.state.hash {
+        return Err(SnapshotError::OtherState {
+            id: manifest.snapshot_id.clone(),
+        });
+    }
+    memfd::sealed("snapback-state", &bytes).map_err(SnapshotError::io("keeping", &path))
+}
+
+fn check_images(manifest: &Manifest, disks: &Disks) -> Result<(), SnapshotError> {
     let images = [
         ("root file system", manifest.root_fs, disks.root_fs.1),
         ("code", manifest.code, disks.code.1),
     ];
-    for (what, expected, found) in images {
-        if expected != found {
-            return Err(SnapshotError::OtherImage {
-                id: id.clone(),
-                what,
-                expected,
-                found,
-            });
-        }
-    }
-    let found = cpu_vendor();
-    if manifest.cpu.vendor != found {
-        let expected = manifest.cpu.vendor.clone();
-        return Err(SnapshotError::OtherProcessor {
-            id: id.clone(),
+    match images
+        .into_iter()
+        .find(|(_, expected, found)| expected != found)
+    {
+        Some((what, expected, found)) => Err(SnapshotError::OtherImage {
+            id: manifest.snapshot_id.clone(),
+            what,
             expected,
+            found,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Checks what the manifest says of the processor: before anything else is read.
+fn check_features(manifest: &Manifest, host: &[CpuidEntryV1]) -> Result<(), SnapshotError> {
+    let id = || manifest.snapshot_id.clone();
+    let (found, expected) = (template::vendor(host), &manifest.cpu.vendor);
+    if *expected != found {
+        return Err(SnapshotError::OtherProcessor {
+            id: id(),
+            expected: expected.clone(),
             found,
         });
     }
-    Ok(())
-}
-
-fn check_state(manifest: &Manifest, directory: &Path) -> Result<(), SnapshotError> {
-    let id = &manifest.snapshot_id;
-    let path = directory.join(STATE_FILE_NAME);
-    let file = File::open(&path).map_err(SnapshotError::io("opening", &path))?;
-    let len = file
-        .metadata()
-        .map_err(SnapshotError::io("reading", &path))?
-        .len();
-    // The sections first: they name what is wrong.
-    StateReader::open(&file).map_err(|source| SnapshotError::State {
-        id: id.clone(),
-        source,
-    })?;
-    let file = File::open(&path).map_err(SnapshotError::io("opening", &path))?;
-    let hash = Digest::of_reader(file).map_err(SnapshotError::io("reading", &path))?;
-    if len != manifest.state.len || hash != manifest.state.hash {
-        return Err(SnapshotError::OtherState { id: id.clone() });
+    let offered = features::names(host);
+    let needed = manifest.cpu.features.iter();
+    let missing: Vec<_> = needed
+        .filter(|name| !offered.contains(name))
+        .cloned()
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// CPUID's vendor string, as the kernel tells it; 12 question marks when it does
-/// not.
-pub(super) fn cpu_vendor() -> String {
-    let unknown = || "?".repeat(12);
-    let Ok(file) = File::open("/proc/cpuinfo") else {
-        return unknown();
-    };
-    io::BufReader::new(file)
-        .lines()
-        .map_while(Result::ok)
-        .find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            (key.trim() == "vendor_id").then(|| value.trim().to_owned())
-        })
-        .unwrap_or_else(unknown)
+    Err(SnapshotError::Processor {
+        id: id(),
+        source: Lacks(missing).into(),
+    })
 }

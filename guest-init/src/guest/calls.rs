@@ -5,11 +5,11 @@ use snapback_proto::guest::{GuestMessage, ReadyPoint};
 use snapback_proto::ids::RequestId;
 
 use super::{Failure, Guest, GuestError};
-use crate::http::{Body, Reply};
-use crate::runtime_api::connection::Call;
+use crate::http::{Body, Head, Reply};
+use crate::runtime_api::connection::{Admission, Call, Heard};
 use crate::runtime_api::errors::{FunctionError, Refusal, accepted};
 use crate::runtime_api::route::Route;
-use crate::runtime_api::state::{Effect, State};
+use crate::runtime_api::state::{Effect, Event, State};
 use crate::sys::heap;
 
 /// The media type of an answer that names none.
@@ -19,32 +19,40 @@ const OCTETS: &str = "application/octet-stream";
 const UNKNOWN: &str = "Runtime.Unknown";
 
 impl Guest {
-    /// Serves the complete calls that a connection has received.
-    pub(super) fn serve_calls(&mut self, slot: usize) -> Result<(), GuestError> {
+    /// Serves what a connection has received.
+    pub(super) fn serve_calls(&mut self, slot: u8) -> Result<(), GuestError> {
         loop {
             let (state, request) = (self.state, self.request.as_ref());
             let Some(connection) = self.server.get(slot) else {
                 return Ok(());
             };
-            match connection.next_call(|route| admit(state, request, route)) {
-                Ok(Some(call)) => self.on_call(slot, call)?,
+            match connection.hear(|route, head| admit(state, request, route, head)) {
+                Ok(Some(Heard::Call(call))) => self.on_call(slot, call)?,
+                Ok(Some(Heard::StreamBegun { content_type })) => {
+                    self.begin_stream(slot, content_type)?;
+                }
+                Ok(Some(Heard::Part(part))) => self.pass_on(slot, part)?,
                 Ok(None) => return Ok(()),
-                Err(error) => return self.reply(slot, Reply::protocol_error(error)),
+                Err(error) => {
+                    self.lose_stream(slot)?;
+                    return self.reply(slot, Reply::protocol_error(error));
+                }
             }
         }
     }
 
-    fn on_call(&mut self, slot: usize, call: Call) -> Result<(), GuestError> {
+    fn on_call(&mut self, slot: u8, call: Call) -> Result<(), GuestError> {
+        let route = match call.route {
+            Ok(route) => route,
+            Err(refusal) => return self.reply(slot, refusal.reply()),
+        };
+        if matches!(call.body, Body::Streamed(_)) {
+            return self.end_stream(slot, call.body);
+        }
         // The state may have changed while the body was on its way.
-        let admitted = call.route.and_then(|route| {
-            admit(self.state, self.request.as_ref(), &route)?;
-            let (state, effect) = self
-                .state
-                .on(route.event())
-                .ok_or(Refusal::InvalidStateTransition)?;
-            Ok((route, state, effect))
-        });
-        let (route, state, effect) = match admitted {
+        let admitted = admit(self.state, self.request.as_ref(), &route, &call.head)
+            .and_then(|_| self.transition(&route));
+        let (state, effect) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => return self.reply(slot, refusal.reply()),
         };
@@ -59,31 +67,28 @@ impl Guest {
                 self.report_ready()
             }
             Effect::Deliver => self.deliver(slot),
-            _ => self.on_post(
-                slot,
-                &route,
-                effect,
-                call.content_type,
-                call.error_type,
-                call.body,
-            ),
+            _ => self.on_post(slot, &route, effect, call.head, call.body),
         }
+    }
+
+    fn transition(&self, route: &Route) -> Result<(State, Effect), Refusal> {
+        let event = route.event().ok_or(Refusal::NotFound)?;
+        self.state.on(event).ok_or(Refusal::InvalidStateTransition)
     }
 
     /// A call that brings something. Its sender hears of it last: from then on it
     /// runs, and what it does is work that a reset undoes.
     fn on_post(
         &mut self,
-        slot: usize,
+        slot: u8,
         route: &Route,
         effect: Effect,
-        content_type: Option<String>,
-        error_type: Option<String>,
+        head: Head,
         body: Body,
     ) -> Result<(), GuestError> {
         let (error_type, body, reply) = match body {
-            Body::Kept(body) => (error_type, body, accepted()),
-            Body::TooLarge | Body::Discarded => {
+            Body::Kept(body) => (head.error_type, body, accepted()),
+            Body::TooLarge | Body::Discarded | Body::Streamed(_) => {
                 let error = FunctionError::response_too_large(MAX_PAYLOAD);
                 let refusal = Refusal::TooLarge { cap: MAX_PAYLOAD };
                 let json = error.to_json();
@@ -94,7 +99,7 @@ impl Guest {
         match effect {
             Effect::Answer if failed => self.answer_error(error_type, body)?,
             Effect::Answer => {
-                let content_type = content_type.unwrap_or_else(|| OCTETS.to_owned());
+                let content_type = media_type(head.content_type);
                 self.answer(content_type, body)?;
             }
             Effect::FailInit => {
@@ -134,6 +139,7 @@ impl Guest {
             let message = GuestMessage::Response {
                 request,
                 content_type,
+                more: self.has_more(),
             };
             self.channel.queue(&message, body)?;
         }
@@ -151,6 +157,7 @@ impl Guest {
             let message = GuestMessage::Failed {
                 request,
                 error_type,
+                more: self.has_more(),
             };
             self.channel.queue(&message, json)?;
         }
@@ -170,16 +177,33 @@ impl Guest {
     }
 }
 
-/// Whether a call makes sense now, and how long its body may be. The id is looked
+/// Whether a call makes sense now, and what becomes of its body. The id is looked
 /// at before the state, as on Lambda.
-fn admit(state: State, request: Option<&RequestId>, route: &Route) -> Result<usize, Refusal> {
+fn admit(
+    state: State,
+    request: Option<&RequestId>,
+    route: &Route,
+    head: &Head,
+) -> Result<Admission, Refusal> {
     if let Some(id) = route.request_id()
         && request.is_none_or(|current| current.as_str() != id)
     {
         return Err(Refusal::InvalidRequestId);
     }
-    match state.on(route.event()) {
-        Some(_) => Ok(MAX_PAYLOAD),
+    let streams = head.streams && matches!(route, Route::Response(_));
+    let event = if streams {
+        Event::StreamStart
+    } else {
+        route.event().ok_or(Refusal::NotFound)?
+    };
+    match state.on(event) {
+        Some(_) if streams => Ok(Admission::Stream),
+        Some(_) => Ok(Admission::Keep(MAX_PAYLOAD)),
         None => Err(Refusal::InvalidStateTransition),
     }
+}
+
+/// What the runtime says of its answer, or what is always true.
+pub(super) fn media_type(content_type: Option<String>) -> String {
+    content_type.unwrap_or_else(|| OCTETS.to_owned())
 }

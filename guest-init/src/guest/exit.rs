@@ -2,6 +2,8 @@
 
 use snapback_proto::guest::{ExitStatus, GuestMessage};
 
+use snapback_proto::ids::RequestId;
+
 use super::{Failure, Guest, GuestError};
 use crate::runtime_api::errors::FunctionError;
 use crate::runtime_api::state::{Effect, Event};
@@ -50,6 +52,7 @@ impl Guest {
         match effect {
             Effect::FailInit => self.fail_init(FunctionError::exited(None, status)),
             Effect::FailRequest => self.fail_request(),
+            Effect::CutStream => self.cut_stream(),
             _ => Ok(()),
         }
     }
@@ -62,7 +65,7 @@ impl Guest {
         let status = match &mut self.failure {
             Some(Failure::Restore { error_type, json }) => {
                 let (error_type, json) = (error_type.clone(), std::mem::take(json));
-                return self.answer_error(error_type, json);
+                return self.fail_restore(request, error_type, json);
             }
             Some(Failure::Exited(status)) => *status,
             None => ExitStatus::Code(0),
@@ -70,8 +73,30 @@ impl Guest {
         self.delivery = None;
         self.logs.drain(&mut self.channel)?;
         let json = FunctionError::exited(Some(&request), status).to_json();
-        self.channel
-            .queue(&GuestMessage::RuntimeExited { request, status }, json)?;
+        let message = GuestMessage::RuntimeExited {
+            request,
+            status,
+            out_of_memory: self.machine.ran_out_of_memory(),
+            more: self.has_more(),
+        };
+        self.channel.queue(&message, json)?;
+        Ok(())
+    }
+
+    /// The hooks failed: what they were to make unlike the snapshot may not be.
+    fn fail_restore(
+        &mut self,
+        request: RequestId,
+        error_type: Option<String>,
+        json: Vec<u8>,
+    ) -> Result<(), GuestError> {
+        self.delivery = None;
+        self.logs.drain(&mut self.channel)?;
+        let message = GuestMessage::RestoreFailed {
+            request,
+            error_type,
+        };
+        self.channel.queue(&message, json)?;
         Ok(())
     }
 }

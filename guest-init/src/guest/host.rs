@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use snapback_proto::guest::{GuestMessage, HostMessage, Init, Invoke, LogStream, Resume};
+use snapback_proto::guest::{
+    GuestMessage, HostMessage, Init, Invoke, LogStream, Resume, VsockAccess,
+};
 
 use super::{Guest, GuestError};
 use crate::http::Reply;
@@ -11,6 +13,7 @@ use crate::process::{Runtime, StartError, Started};
 use crate::resume::{renew, set_clock};
 use crate::runtime_api::errors::FunctionError;
 use crate::runtime_api::state::{Effect, Event};
+use crate::seccomp;
 
 impl Guest {
     pub(super) fn on_channel(&mut self) -> Result<(), GuestError> {
@@ -38,6 +41,9 @@ impl Guest {
     fn on_init(&mut self, init: &Init) -> Result<(), GuestError> {
         self.expect(Event::Init)?;
         set_clock(self.machine.as_mut(), init.wall_clock_ns)?;
+        if init.vsock == VsockAccess::Denied {
+            seccomp::deny_vsock().map_err(GuestError::during("close vsock"))?;
+        }
         let api = self
             .server
             .address()
@@ -58,10 +64,10 @@ impl Guest {
     fn adopt(&mut self, started: Started) -> Result<(), GuestError> {
         let watch = GuestError::during("watch the runtime");
         self.poller
-            .add(&started.runtime, Token::Runtime, Interest::Read)
+            .add(&started.runtime, Token::Process(0), Interest::READ)
             .map_err(watch)?;
-        self.logs.add(LogStream::Stdout, started.stdout);
-        self.logs.add(LogStream::Stderr, started.stderr);
+        self.logs.add(0, LogStream::Stdout, started.stdout);
+        self.logs.add(1, LogStream::Stderr, started.stderr);
         self.runtime = Some(started.runtime);
         Ok(())
     }
@@ -99,7 +105,7 @@ impl Guest {
     }
 
     /// Answers a call to `next` with the current request.
-    pub(super) fn deliver(&mut self, slot: usize) -> Result<(), GuestError> {
+    pub(super) fn deliver(&mut self, slot: u8) -> Result<(), GuestError> {
         match self.delivery.clone() {
             Some(delivery) => self.reply(slot, delivery),
             None => Ok(()),

@@ -22,6 +22,7 @@
 mod calls;
 mod exit;
 mod host;
+mod stream;
 
 use std::convert::Infallible;
 use std::io;
@@ -37,11 +38,15 @@ use crate::poller::{Interest, Poller, Token};
 use crate::process::{Layout, Orphans, Runtime};
 use crate::resume::{Machine, ResumeError};
 use crate::runtime_api::connection::Received;
-use crate::runtime_api::server::Server;
+use crate::runtime_api::server::{MAX_CONNECTIONS, Server};
 use crate::runtime_api::state::{Event, State};
 
 /// Log output is left in its pipe while the channel has more than this to send.
 const CHANNEL_HIGH_WATER: usize = 1024 * 1024;
+
+/// A streamed answer is left in its socket while the channel has more than this to
+/// send. Less than for output, so that a stream does not stand in its way.
+const STREAM_HIGH_WATER: usize = 256 * 1024;
 
 /// Most reads from one connection before the others get their turn. More than a
 /// whole body of the largest size takes.
@@ -113,13 +118,23 @@ pub struct Guest {
     /// How the runtime ended, until the state machine has been told.
     ended: Option<ExitStatus>,
     /// The connection whose call to `next` waits.
-    waiter: Option<usize>,
+    waiter: Option<u8>,
+    /// The connection on which an answer comes in pieces.
+    streamer: Option<Streamer>,
     /// The request that an answer must name. Stays until the next one.
     request: Option<RequestId>,
     /// The request as the runtime gets it, until it is answered.
     delivery: Option<Reply>,
     /// Why requests fail once the runtime is gone.
     failure: Option<Failure>,
+}
+
+/// A connection on which an answer comes in pieces.
+#[derive(Debug, Clone, Copy)]
+struct Streamer {
+    slot: u8,
+    /// Nothing is read from it: the channel has enough to send.
+    paused: bool,
 }
 
 /// Why the runtime takes no more requests.
@@ -143,12 +158,12 @@ impl Guest {
         let poller = Poller::new().map_err(GuestError::during("start"))?;
         let watch = GuestError::during("watch the channel");
         poller
-            .add(&parts.channel, Token::Channel, Interest::Read)
+            .add(&parts.channel, Token::Channel, Interest::READ)
             .map_err(watch)?;
         if let Some(orphans) = &parts.orphans {
             let watch = GuestError::during("watch for ended processes");
             poller
-                .add(orphans, Token::Orphans, Interest::Read)
+                .add(orphans, Token::Orphans, Interest::READ)
                 .map_err(watch)?;
         }
         let watch = GuestError::during("watch the listener");
@@ -166,6 +181,7 @@ impl Guest {
             runtime: None,
             ended: None,
             waiter: None,
+            streamer: None,
             request: None,
             delivery: None,
             failure: None,
@@ -182,9 +198,10 @@ impl Guest {
             .queue(&GuestMessage::Hello { release }, Vec::new())?;
         self.finish_turn()?;
         loop {
-            let ready = self.poller.wait().map_err(GuestError::during("wait"))?;
+            let ready = self.poller.wait(None).map_err(GuestError::during("wait"))?;
             self.turn(ready)?;
-            if self.ended.is_some() {
+            // What it sent before it ended is not all read as long as it is paused.
+            if self.ended.is_some() && !self.streamer.is_some_and(|s| s.paused) {
                 self.settle()?;
                 self.on_exit()?;
             }
@@ -199,8 +216,9 @@ impl Guest {
                 Token::Listener => self.on_listener()?,
                 Token::Connection(slot) => self.on_connection(slot)?,
                 Token::Log(stream) => self.on_log(stream)?,
-                Token::Runtime => self.on_runtime_ended()?,
+                Token::Process(_) => self.on_runtime_ended()?,
                 Token::Orphans => self.on_orphans()?,
+                Token::Subscriber(_) => {}
             }
         }
         Ok(())
@@ -209,7 +227,7 @@ impl Guest {
     /// The runtime has ended: whatever it said before that is there already, and
     /// counts first. A runtime that answers and exits has answered.
     fn settle(&mut self) -> Result<(), GuestError> {
-        for _ in 0..crate::runtime_api::server::MAX_CONNECTIONS {
+        for _ in 0..MAX_CONNECTIONS {
             let ready = self.poller.poll().map_err(GuestError::during("poll"))?;
             let calls = ready.filter(|t| matches!(t, Token::Listener | Token::Connection(_)));
             let calls: Vec<_> = calls.collect();
@@ -236,6 +254,25 @@ impl Guest {
         if self.may_log() {
             self.logs.watch(true, &self.poller)?;
         }
+        if self.streamer.is_some_and(|s| s.paused) && !self.is_stream_full() {
+            self.pause_stream(false)?;
+        }
+        Ok(())
+    }
+
+    fn is_stream_full(&self) -> bool {
+        self.channel.unsent() >= STREAM_HIGH_WATER
+    }
+
+    /// Lets the sender of a streamed answer wait, or go on.
+    fn pause_stream(&mut self, paused: bool) -> Result<(), GuestError> {
+        if let Some(streamer) = &mut self.streamer {
+            streamer.paused = paused;
+            let watch = GuestError::during("watch a connection");
+            self.server
+                .pause(streamer.slot, paused, &self.poller)
+                .map_err(watch)?;
+        }
         Ok(())
     }
 
@@ -243,9 +280,9 @@ impl Guest {
         !self.state.is_parked() && self.channel.unsent() < CHANNEL_HIGH_WATER
     }
 
-    fn on_log(&mut self, stream: snapback_proto::guest::LogStream) -> Result<(), GuestError> {
+    fn on_log(&mut self, place: u8) -> Result<(), GuestError> {
         if self.may_log() {
-            self.logs.pump(stream, &mut self.channel)?;
+            self.logs.pump(place, &mut self.channel)?;
         } else {
             self.logs.watch(false, &self.poller)?;
         }
@@ -263,7 +300,7 @@ impl Guest {
         Ok(())
     }
 
-    fn on_connection(&mut self, slot: usize) -> Result<(), GuestError> {
+    fn on_connection(&mut self, slot: u8) -> Result<(), GuestError> {
         for _ in 0..READS_PER_TURN {
             let Some(connection) = self.server.get(slot) else {
                 return Ok(());
@@ -277,6 +314,12 @@ impl Guest {
             if received == Received::End || !lives {
                 return self.close(slot);
             }
+            if self.streamer.is_some_and(|s| s.slot == slot) {
+                self.channel.flush()?;
+                if self.is_stream_full() {
+                    return self.pause_stream(true);
+                }
+            }
             if received != Received::Bytes {
                 return Ok(());
             }
@@ -284,8 +327,9 @@ impl Guest {
         Ok(())
     }
 
-    fn close(&mut self, slot: usize) -> Result<(), GuestError> {
+    fn close(&mut self, slot: u8) -> Result<(), GuestError> {
         self.server.close(slot);
+        self.lose_stream(slot)?;
         if self.waiter == Some(slot) {
             self.waiter = None;
             if let Some((state, _)) = self.state.on(Event::Hangup) {
@@ -295,8 +339,13 @@ impl Guest {
         Ok(())
     }
 
+    /// Whether something is left to do after the answer.
+    fn has_more(&self) -> bool {
+        false
+    }
+
     /// Queues a response and sends it.
-    fn reply(&mut self, slot: usize, reply: Reply) -> Result<(), GuestError> {
+    fn reply(&mut self, slot: u8, reply: Reply) -> Result<(), GuestError> {
         if let Some(connection) = self.server.get(slot) {
             connection.reply(reply);
             let watch = GuestError::during("watch a connection");

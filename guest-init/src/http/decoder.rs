@@ -6,8 +6,11 @@
 //!                         (Progress::Head)            (Progress::Complete)
 //! ```
 //!
-//! Between head and body the owner decides whether the body is kept; a body that
-//! is not wanted, or longer than its cap, is read past and costs no memory.
+//! Between head and body the owner decides whether the body is kept or streamed
+//! (given out piece by piece as it comes, `Progress::Part`); a body that is not
+//! wanted, or longer than its cap, is read past and costs no memory.
+
+use snapback_proto::guest::MAX_STREAM_CHUNK;
 
 use super::head::{Framing, Head};
 use super::{HttpError, MAX_DISCARDED, MAX_HEAD};
@@ -16,6 +19,8 @@ use super::{HttpError, MAX_DISCARDED, MAX_HEAD};
 const MAX_LINE: usize = 4096;
 /// Most trailer lines of a chunked body.
 const MAX_TRAILERS: usize = 64;
+/// Longest trailer: an error with its stack trace, in base64, is one.
+const MAX_TRAILER: usize = 256 * 1024;
 /// How much room a read gets for a head.
 const HEAD_READ: usize = 4096;
 /// How much room a read gets for a body of unknown or unwanted length.
@@ -28,6 +33,8 @@ pub enum Progress {
     NeedMore,
     /// A head is complete: call `keep` or `discard`, then go on.
     Head(Head),
+    /// The next piece of a streamed body.
+    Part(Vec<u8>),
     /// The request is complete.
     Complete(Body),
 }
@@ -41,6 +48,17 @@ pub enum Body {
     TooLarge,
     /// Nobody wanted it.
     Discarded,
+    /// It was given out in pieces; how its sender says that it ended.
+    Streamed(Trailers),
+}
+
+/// What a runtime says after a streamed body, if something went wrong meanwhile.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trailers {
+    /// `Lambda-Runtime-Function-Error-Type`.
+    pub error_type: Option<String>,
+    /// `Lambda-Runtime-Function-Error-Body`: base64 of Lambda's error JSON.
+    pub error_body: Option<String>,
 }
 
 #[derive(Debug)]
@@ -59,6 +77,7 @@ enum Sink {
     Keep { body: Vec<u8>, cap: usize },
     TooLarge { dropped: u64 },
     Discard { dropped: u64 },
+    Stream { trailers: Trailers },
 }
 
 /// Takes bytes in, gives requests out.
@@ -117,6 +136,12 @@ impl RequestDecoder {
         matches!(self.stage, Stage::Head { .. }) && self.buffer.is_empty()
     }
 
+    /// Whether a body is being given out in pieces.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.sink, Sink::Stream { .. })
+    }
+
     /// Bytes received ahead of what has been consumed.
     #[must_use]
     pub fn buffered(&self) -> usize {
@@ -134,6 +159,13 @@ impl RequestDecoder {
     /// Read past the body of the head just returned.
     pub fn discard(&mut self) {
         self.begin_body(Sink::Discard { dropped: 0 });
+    }
+
+    /// Give the body of the head just returned out as it comes.
+    pub fn stream(&mut self) {
+        self.begin_body(Sink::Stream {
+            trailers: Trailers::default(),
+        });
     }
 
     fn begin_body(&mut self, sink: Sink) {
@@ -163,14 +195,16 @@ impl RequestDecoder {
                 Stage::Head { scanned } => return self.advance_head(scanned),
                 Stage::Verdict(_) => return Ok(Progress::NeedMore),
                 Stage::Length { left: 0 } => return Ok(self.complete()),
-                Stage::Length { left } => {
-                    let Some(left) = self.take_body(left)? else {
-                        return Ok(Progress::NeedMore);
-                    };
-                    self.stage = Stage::Length { left };
-                }
+                Stage::Length { left } => match self.take_body(left)? {
+                    Taken::Nothing => return Ok(Progress::NeedMore),
+                    Taken::Bytes { left } => self.stage = Stage::Length { left },
+                    Taken::Part { left, part } => {
+                        self.stage = Stage::Length { left };
+                        return Ok(Progress::Part(part));
+                    }
+                },
                 Stage::ChunkSize => {
-                    let Some(line) = self.take_line()? else {
+                    let Some(line) = self.take_line(MAX_LINE)? else {
                         return Ok(Progress::NeedMore);
                     };
                     self.stage = match chunk_size(&line)? {
@@ -179,22 +213,29 @@ impl RequestDecoder {
                     };
                 }
                 Stage::ChunkData { left: 0 } => self.stage = Stage::ChunkEnd,
-                Stage::ChunkData { left } => {
-                    let Some(left) = self.take_body(left)? else {
-                        return Ok(Progress::NeedMore);
-                    };
-                    self.stage = Stage::ChunkData { left };
-                }
-                Stage::ChunkEnd => match self.take_line()? {
+                Stage::ChunkData { left } => match self.take_body(left)? {
+                    Taken::Nothing => return Ok(Progress::NeedMore),
+                    Taken::Bytes { left } => self.stage = Stage::ChunkData { left },
+                    Taken::Part { left, part } => {
+                        self.stage = Stage::ChunkData { left };
+                        return Ok(Progress::Part(part));
+                    }
+                },
+                Stage::ChunkEnd => match self.take_line(MAX_LINE)? {
                     None => return Ok(Progress::NeedMore),
                     Some(line) if line == b"\r\n" => self.stage = Stage::ChunkSize,
                     Some(_) => return Err(HttpError::Malformed),
                 },
-                Stage::Trailers { lines } => match self.take_line()? {
+                Stage::Trailers { lines } => match self.take_line(MAX_TRAILER)? {
                     None => return Ok(Progress::NeedMore),
                     Some(line) if line == b"\r\n" => return Ok(self.complete()),
                     Some(_) if lines == MAX_TRAILERS => return Err(HttpError::HeadTooLarge),
-                    Some(_) => self.stage = Stage::Trailers { lines: lines + 1 },
+                    Some(line) => {
+                        if let Sink::Stream { trailers } = &mut self.sink {
+                            trailers.note(&line);
+                        }
+                        self.stage = Stage::Trailers { lines: lines + 1 };
+                    }
                 },
             }
         }
@@ -225,12 +266,15 @@ impl RequestDecoder {
         Ok(Progress::Head(head))
     }
 
-    /// Moves body bytes from the buffer to the sink; `None` when there are none.
-    fn take_body(&mut self, left: u64) -> Result<Option<u64>, HttpError> {
+    /// Moves body bytes from the buffer to the sink.
+    fn take_body(&mut self, left: u64) -> Result<Taken, HttpError> {
         let wanted = usize::try_from(left).unwrap_or(usize::MAX);
-        let count = wanted.min(self.buffer.len());
+        let mut count = wanted.min(self.buffer.len());
+        if matches!(self.sink, Sink::Stream { .. }) {
+            count = count.min(MAX_STREAM_CHUNK);
+        }
         if count == 0 {
-            return Ok(None);
+            return Ok(Taken::Nothing);
         }
         let taken = u64::try_from(count).unwrap_or(u64::MAX);
         match &mut self.sink {
@@ -244,17 +288,23 @@ impl RequestDecoder {
                     return Err(HttpError::BodyTooLarge);
                 }
             }
+            Sink::Stream { .. } => {
+                let part = self.buffer.drain(..count).collect();
+                let left = left - taken;
+                return Ok(Taken::Part { left, part });
+            }
         }
         self.buffer.drain(..count);
-        Ok(Some(left - taken))
+        let left = left - taken;
+        Ok(Taken::Bytes { left })
     }
 
     /// The next line of the buffer with its end, if it is complete.
-    fn take_line(&mut self) -> Result<Option<Vec<u8>>, HttpError> {
-        let window = &self.buffer[..self.buffer.len().min(MAX_LINE)];
+    fn take_line(&mut self, most: usize) -> Result<Option<Vec<u8>>, HttpError> {
+        let window = &self.buffer[..self.buffer.len().min(most)];
         match window.iter().position(|&b| b == b'\n') {
             Some(at) => Ok(Some(self.buffer.drain(..=at).collect())),
-            None if window.len() == MAX_LINE => Err(HttpError::HeadTooLarge),
+            None if window.len() == most => Err(HttpError::HeadTooLarge),
             None => Ok(None),
         }
     }
@@ -270,7 +320,30 @@ impl RequestDecoder {
             Sink::Keep { body, .. } => Body::Kept(body),
             Sink::TooLarge { .. } => Body::TooLarge,
             Sink::Discard { .. } => Body::Discarded,
+            Sink::Stream { trailers } => Body::Streamed(trailers),
         })
+    }
+}
+
+/// What became of the body bytes in the buffer; `left` are still to come.
+enum Taken {
+    Nothing,
+    Bytes { left: u64 },
+    Part { left: u64, part: Vec<u8> },
+}
+
+impl Trailers {
+    /// Keeps a trailer's line if it is one of these.
+    fn note(&mut self, line: &[u8]) {
+        let Some((name, value)) = str::from_utf8(line).ok().and_then(|l| l.split_once(':')) else {
+            return;
+        };
+        let value = || Some(value.trim().to_owned());
+        if name.eq_ignore_ascii_case("lambda-runtime-function-error-type") {
+            self.error_type = value();
+        } else if name.eq_ignore_ascii_case("lambda-runtime-function-error-body") {
+            self.error_body = value();
+        }
     }
 }
 

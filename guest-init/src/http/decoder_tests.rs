@@ -19,6 +19,7 @@ fn decode(bytes: &[u8], step: usize, cap: usize) -> Result<Vec<(String, Body)>, 
                     target = head.target;
                     decoder.keep(cap);
                 }
+                Progress::Part(_) => unreachable!("nothing is streamed here"),
                 Progress::Complete(body) => got.push((target.clone(), body)),
             }
         }
@@ -162,4 +163,58 @@ proptest! {
         let got = decode(&bytes, step, 1000).unwrap();
         prop_assert_eq!(got, vec![kept("/", &pieces.concat())]);
     }
+}
+
+/// Streams the one body in `bytes`; returns its pieces and how it ended.
+fn stream(bytes: &[u8], step: usize) -> Result<(Vec<Vec<u8>>, Option<Body>), HttpError> {
+    let mut decoder = RequestDecoder::default();
+    let (mut parts, mut end) = (Vec::new(), None);
+    for piece in bytes.chunks(step.max(1)) {
+        decoder.room().extend_from_slice(piece);
+        decoder.appended(piece.len());
+        loop {
+            match decoder.advance()? {
+                Progress::NeedMore => break,
+                Progress::Head(_) => decoder.stream(),
+                Progress::Part(part) => parts.push(part),
+                Progress::Complete(body) => end = Some(body),
+            }
+        }
+    }
+    Ok((parts, end))
+}
+
+#[test]
+fn a_streamed_body_is_given_out_as_it_comes_with_the_error_in_its_trailers() {
+    let bytes = b"POST /r HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
+        5\r\nhello\r\n6\r\n world\r\n0\r\nX: y\r\n\
+        lambda-runtime-function-error-type: Boom\r\n\
+        Lambda-Runtime-Function-Error-Body: e30=\r\n\r\n";
+    for step in 1..=bytes.len() {
+        let (parts, end) = stream(bytes, step).unwrap();
+        assert_eq!(parts.concat(), b"hello world", "step {step}");
+        assert!(parts.len() > 1 && parts.iter().all(|part| !part.is_empty()));
+        let trailers = Trailers {
+            error_type: Some("Boom".to_owned()),
+            error_body: Some("e30=".to_owned()),
+        };
+        assert_eq!(end, Some(Body::Streamed(trailers)), "step {step}");
+    }
+}
+
+#[test]
+fn a_streamed_body_has_no_length_that_is_too_long_and_no_piece_that_is() {
+    let mut bytes = b"POST /r HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n".to_vec();
+    bytes.extend(std::iter::repeat_n(7, 1_000_000));
+    let (parts, end) = stream(&bytes, 300_000).unwrap();
+    assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), 1_000_000);
+    assert!(parts.iter().all(|part| part.len() <= MAX_STREAM_CHUNK));
+    assert_eq!(end, Some(Body::Streamed(Trailers::default())));
+}
+
+#[test]
+fn a_trailer_without_end_is_refused() {
+    let mut bytes = b"POST /r HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ".to_vec();
+    bytes.extend(std::iter::repeat_n(b'y', MAX_TRAILER + 1));
+    assert_eq!(stream(&bytes, 4096).unwrap_err(), HttpError::HeadTooLarge);
 }

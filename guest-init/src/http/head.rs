@@ -9,6 +9,8 @@ pub enum Method {
     Get,
     /// `POST`.
     Post,
+    /// `PUT`.
+    Put,
     /// Any other.
     Other,
 }
@@ -37,8 +39,14 @@ pub struct Head {
     pub expects_continue: bool,
     /// `Content-Type`.
     pub content_type: Option<String>,
-    /// `Lambda-Runtime-Function-Error-Type`.
+    /// `Lambda-Runtime-Function-Error-Type`, or an extension's counterpart.
     pub error_type: Option<String>,
+    /// `Lambda-Runtime-Function-Response-Mode: streaming`.
+    pub streams: bool,
+    /// `Lambda-Extension-Name`.
+    pub extension_name: Option<String>,
+    /// `Lambda-Extension-Identifier`.
+    pub extension_id: Option<String>,
 }
 
 impl Head {
@@ -64,6 +72,7 @@ impl Head {
             method: match method {
                 "GET" => Method::Get,
                 "POST" => Method::Post,
+                "PUT" => Method::Put,
                 _ => Method::Other,
             },
             target: target.to_owned(),
@@ -72,6 +81,9 @@ impl Head {
             expects_continue: false,
             content_type: None,
             error_type: None,
+            streams: false,
+            extension_name: None,
+            extension_id: None,
         };
         let mut length = None;
         let mut chunked = false;
@@ -98,8 +110,16 @@ impl Head {
                 head.expects_continue = has_token(header.value, b"100-continue");
             } else if is("content-type") {
                 head.content_type = text(header.value);
-            } else if is("lambda-runtime-function-error-type") {
+            } else if is("lambda-runtime-function-error-type")
+                || is("lambda-extension-function-error-type")
+            {
                 head.error_type = text(header.value);
+            } else if is("lambda-runtime-function-response-mode") {
+                head.streams = header.value.eq_ignore_ascii_case(b"streaming");
+            } else if is("lambda-extension-name") {
+                head.extension_name = text(header.value);
+            } else if is("lambda-extension-identifier") {
+                head.extension_id = text(header.value);
             }
         }
         head.framing = match (length, chunked) {

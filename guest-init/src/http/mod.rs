@@ -8,7 +8,7 @@ pub mod decoder;
 pub mod head;
 pub mod reply;
 
-pub use decoder::{Body, Progress, RequestDecoder};
+pub use decoder::{Body, Progress, RequestDecoder, Trailers};
 pub use head::{Head, Method};
 pub use reply::Reply;
 

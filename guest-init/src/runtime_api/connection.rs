@@ -26,15 +26,36 @@ pub enum Received {
     End,
 }
 
+/// What a client says.
+#[derive(Debug)]
+pub enum Heard {
+    /// A complete request.
+    Call(Call),
+    /// The head of a request whose body comes in pieces.
+    StreamBegun {
+        /// Its `Content-Type`.
+        content_type: Option<String>,
+    },
+    /// A piece of that body. A `Call` follows the last one.
+    Part(Vec<u8>),
+}
+
+/// What is done with a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It is kept, up to this many bytes.
+    Keep(usize),
+    /// It is given out as it comes.
+    Stream,
+}
+
 /// A complete request.
 #[derive(Debug)]
 pub struct Call {
     /// Which one, or why it is refused.
     pub route: Result<Route, Refusal>,
-    /// Its `Content-Type`.
-    pub content_type: Option<String>,
-    /// Its `Lambda-Runtime-Function-Error-Type`.
-    pub error_type: Option<String>,
+    /// Its first lines.
+    pub head: Head,
     /// Its body. Discarded when the call was refused at its head.
     pub body: Body,
 }
@@ -104,55 +125,58 @@ impl Connection {
         }
     }
 
-    /// The next complete call. `admit` sees each call before its body is read and
-    /// says how long that may be, or why the call is refused: a refused call's
-    /// body costs no memory.
+    /// The next thing that the client says. `admit` sees each call before its body
+    /// is read and says what becomes of that, or why the call is refused: a refused
+    /// call's body costs no memory.
     ///
     /// # Errors
     /// When the client does not speak HTTP.
-    pub fn next_call(
+    pub fn hear(
         &mut self,
-        admit: impl Fn(&Route) -> Result<usize, Refusal>,
-    ) -> Result<Option<Call>, HttpError> {
+        admit: impl Fn(&Route, &Head) -> Result<Admission, Refusal>,
+    ) -> Result<Option<Heard>, HttpError> {
         while !self.waiting && !self.closing {
             match self.decoder.advance()? {
                 Progress::NeedMore => return Ok(None),
-                Progress::Head(head) => self.begin(head, &admit),
+                Progress::Head(head) => {
+                    let content_type = head.content_type.clone();
+                    if self.begin(head, &admit) == Some(Admission::Stream) {
+                        return Ok(Some(Heard::StreamBegun { content_type }));
+                    }
+                }
+                Progress::Part(part) => return Ok(Some(Heard::Part(part))),
                 Progress::Complete(body) => {
                     let Some(Incoming { head, route }) = self.incoming.take() else {
                         return Err(HttpError::Malformed);
                     };
                     self.waiting = true;
                     self.keep_alive = head.keep_alive;
-                    return Ok(Some(Call {
-                        route,
-                        content_type: head.content_type,
-                        error_type: head.error_type,
-                        body,
-                    }));
+                    return Ok(Some(Heard::Call(Call { route, head, body })));
                 }
             }
         }
         Ok(None)
     }
 
-    fn begin(&mut self, head: Head, admit: impl Fn(&Route) -> Result<usize, Refusal>) {
+    fn begin(
+        &mut self,
+        head: Head,
+        admit: impl Fn(&Route, &Head) -> Result<Admission, Refusal>,
+    ) -> Option<Admission> {
         let route = Route::of(head.method, &head.target);
-        let admitted = route.and_then(|route| admit(&route).map(|cap| (route, cap)));
-        let route = match admitted {
-            Ok((route, cap)) => {
-                self.decoder.keep(cap);
-                Ok(route)
-            }
-            Err(refusal) => {
-                self.decoder.discard();
-                Err(refusal)
-            }
-        };
+        let admitted = route.and_then(|route| admit(&route, &head).map(|how| (route, how)));
+        match admitted {
+            Ok((_, Admission::Keep(cap))) => self.decoder.keep(cap),
+            Ok((_, Admission::Stream)) => self.decoder.stream(),
+            Err(_) => self.decoder.discard(),
+        }
+        let how = admitted.as_ref().ok().map(|(_, how)| *how);
+        let route = admitted.map(|(route, _)| route);
         if head.expects_continue {
             self.output.push(reply::CONTINUE.to_vec());
         }
         self.incoming = Some(Incoming { head, route });
+        how
     }
 
     /// Queues the response to the call that is waiting.
@@ -175,6 +199,12 @@ impl Connection {
     #[must_use]
     pub fn has_output(&self) -> bool {
         !self.output.is_empty()
+    }
+
+    /// Whether a body is being given out in pieces.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.decoder.is_streaming()
     }
 
     /// Whether a call is waiting for its response.

@@ -11,12 +11,14 @@ use super::connection::Connection;
 use crate::poller::{Interest, Poller, Token};
 
 /// Most connections at a time.
-pub const MAX_CONNECTIONS: usize = 16;
+pub const MAX_CONNECTIONS: u8 = 32;
 
 #[derive(Debug)]
 struct Slot {
     connection: Connection,
-    watched_for_room: bool,
+    watched: Interest,
+    /// Nothing is read for the time being.
+    paused: bool,
     /// When it was last used, on a clock that counts uses.
     used: u64,
 }
@@ -36,8 +38,8 @@ impl Server {
     /// When it cannot be watched.
     pub fn new(listener: TcpListener, poller: &Poller) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        poller.add(&listener, Token::Listener, Interest::Read)?;
-        let slots = std::iter::repeat_with(|| None).take(MAX_CONNECTIONS);
+        poller.add(&listener, Token::Listener, Interest::READ)?;
+        let slots = std::iter::repeat_with(|| None).take(usize::from(MAX_CONNECTIONS));
         Ok(Self {
             listener,
             slots: slots.collect(),
@@ -57,7 +59,7 @@ impl Server {
     ///
     /// # Errors
     /// When the kernel cannot watch it.
-    pub fn accept(&mut self, poller: &Poller) -> io::Result<Option<usize>> {
+    pub fn accept(&mut self, poller: &Poller) -> io::Result<Option<u8>> {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
             // Whatever went wrong with one connection is its own business.
@@ -69,39 +71,54 @@ impl Server {
         let Some(slot) = self.free_slot() else {
             return Ok(None);
         };
-        poller.add(&connection, Token::Connection(slot), Interest::Read)?;
-        self.slots[slot] = Some(Slot {
+        poller.add(&connection, Token::Connection(slot), Interest::READ)?;
+        self.slots[usize::from(slot)] = Some(Slot {
             connection,
-            watched_for_room: false,
+            watched: Interest::READ,
+            paused: false,
             used: self.uses,
         });
         Ok(Some(slot))
     }
 
-    fn free_slot(&self) -> Option<usize> {
+    fn free_slot(&self) -> Option<u8> {
         let rank = |slot: &Option<Slot>| match slot {
             None => Some((0, 0)),
-            Some(slot) if slot.connection.is_waiting() => None,
+            Some(slot) if slot.connection.is_waiting() || slot.connection.is_streaming() => None,
             Some(slot) if slot.connection.is_idle() => Some((1, slot.used)),
             Some(slot) => Some((2, slot.used)),
         };
-        let ranked = self.slots.iter().enumerate();
+        let ranked = (0..MAX_CONNECTIONS).zip(&self.slots);
         let ranked = ranked.filter_map(|(index, slot)| rank(slot).map(|rank| (rank, index)));
         ranked.min().map(|(_, index)| index)
     }
 
     /// The connection at a place, if there is one.
-    pub fn get(&mut self, slot: usize) -> Option<&mut Connection> {
+    pub fn get(&mut self, slot: u8) -> Option<&mut Connection> {
         self.uses += 1;
-        let entry = self.slots.get_mut(slot)?.as_mut()?;
+        let entry = self.slots.get_mut(usize::from(slot))?.as_mut()?;
         entry.used = self.uses;
         Some(&mut entry.connection)
     }
 
     /// Ends the connection at a place.
-    pub fn close(&mut self, slot: usize) {
-        if let Some(entry) = self.slots.get_mut(slot) {
+    pub fn close(&mut self, slot: u8) {
+        if let Some(entry) = self.slots.get_mut(usize::from(slot)) {
             *entry = None;
+        }
+    }
+
+    /// Reads from a connection no more, or again: its sender waits meanwhile.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
+    pub fn pause(&mut self, slot: u8, paused: bool, poller: &Poller) -> io::Result<()> {
+        match self.slots.get_mut(usize::from(slot)) {
+            Some(Some(entry)) => {
+                entry.paused = paused;
+                entry.watch(slot, poller)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -110,19 +127,29 @@ impl Server {
     ///
     /// # Errors
     /// When it cannot be watched.
-    pub fn flush(&mut self, slot: usize, poller: &Poller) -> io::Result<bool> {
-        let Some(entry) = self.slots.get_mut(slot).and_then(Option::as_mut) else {
+    pub fn flush(&mut self, slot: u8, poller: &Poller) -> io::Result<bool> {
+        let entry = self.slots.get_mut(usize::from(slot));
+        let Some(entry) = entry.and_then(Option::as_mut) else {
             return Ok(false);
         };
         if entry.connection.flush().is_err() || entry.connection.is_finished() {
             return Ok(false);
         }
-        let wants_room = entry.connection.has_output();
-        if wants_room != entry.watched_for_room {
-            let interest = Interest::writing(wants_room);
-            poller.change(&entry.connection, Token::Connection(slot), interest)?;
-            entry.watched_for_room = wants_room;
-        }
+        entry.watch(slot, poller)?;
         Ok(true)
+    }
+}
+
+impl Slot {
+    fn watch(&mut self, slot: u8, poller: &Poller) -> io::Result<()> {
+        let interest = Interest {
+            read: !self.paused,
+            write: self.connection.has_output(),
+        };
+        if interest != self.watched {
+            poller.change(&self.connection, Token::Connection(slot), interest)?;
+            self.watched = interest;
+        }
+        Ok(())
     }
 }

@@ -20,15 +20,15 @@
 //!    │        Invoke           Invoke
 //!    │             ▼           ▼
 //!    │          Running ◄─Next─ Pending
-//!    │             │
-//!    │          Answer
-//!    │             ▼
-//!    └─────────── Idle
+//!    │             │  └──StreamStart──► Streaming
+//!    │          Answer                    │
+//!    │             ▼    StreamEnd, StreamLost
+//!    └─────────── Idle ◄──────────────────┘
 //!
 //!  Exit (and RestoreError in Resumed and Pending), by what has been promised:
 //!    Parked, RestoreParked, Idle ──► Gone            nothing
 //!    Resumed, Armed ───────────────► GoneResumed     a request will come
-//!    Pending, Running ─────────────► Gone            the request fails
+//!    Pending, Running, Streaming ──► Gone            the request fails
 //!    Gone ──Resume──► GoneResumed ──Invoke──► Gone   the request fails at once
 //! ```
 //!
@@ -57,6 +57,8 @@ pub enum State {
     Armed,
     /// The runtime has an invocation and owes an answer.
     Running,
+    /// The runtime has begun an answer that comes in pieces, and owes its end.
+    Streaming,
     /// The runtime is gone.
     Gone,
     /// As [`Gone`](Self::Gone), and resumed: the next invocation fails.
@@ -78,6 +80,12 @@ pub enum Event {
     RestoreNext,
     /// The runtime posts a response or an error for the current request.
     Answer,
+    /// The runtime begins to post a response in pieces.
+    StreamStart,
+    /// That response is complete.
+    StreamEnd,
+    /// The connection broke before that response was complete.
+    StreamLost,
     /// The runtime posts to `init/error`.
     InitError,
     /// The runtime posts to `restore/error`.
@@ -109,6 +117,12 @@ pub enum Effect {
     Deliver,
     /// Pass the runtime's answer on.
     Answer,
+    /// Tell the agent that an answer begins.
+    BeginStream,
+    /// Tell the agent that the answer is complete.
+    EndStream,
+    /// Tell the agent that the answer will never be complete.
+    CutStream,
     /// Tell the agent that the initialisation failed.
     FailInit,
     /// Tell the agent that the request failed.
@@ -160,7 +174,12 @@ impl State {
             // A runtime that asks again gets the same invocation again, as on Lambda.
             (S::Running, E::Next) => (S::Running, Do::Deliver),
             (S::Running, E::Answer) => (S::Idle, Do::Answer),
+            (S::Running, E::StreamStart) => (S::Streaming, Do::BeginStream),
             (S::Running, E::Exit) => (S::Gone, Do::FailRequest),
+
+            (S::Streaming, E::StreamEnd) => (S::Idle, Do::EndStream),
+            (S::Streaming, E::StreamLost) => (S::Idle, Do::CutStream),
+            (S::Streaming, E::Exit) => (S::Gone, Do::CutStream),
 
             (S::Gone, E::Resume) => (S::GoneResumed, Do::Confirm),
             (S::Gone, E::Exit) => (S::Gone, Do::Nothing),
@@ -188,7 +207,7 @@ mod tests {
     use super::State as S;
     use super::*;
 
-    const STATES: [State; 12] = [
+    const STATES: [State; 13] = [
         S::Blank,
         S::Initialising,
         S::InitFailed,
@@ -199,16 +218,20 @@ mod tests {
         S::Pending,
         S::Armed,
         S::Running,
+        S::Streaming,
         S::Gone,
         S::GoneResumed,
     ];
-    const EVENTS: [Event; 10] = [
+    const EVENTS: [Event; 13] = [
         E::Init,
         E::Resume,
         E::Invoke,
         E::Next,
         E::RestoreNext,
         E::Answer,
+        E::StreamStart,
+        E::StreamEnd,
+        E::StreamLost,
         E::InitError,
         E::RestoreError,
         E::Hangup,
@@ -218,18 +241,19 @@ mod tests {
     /// The whole table, one row per state, one column per event in the order of
     /// `EVENTS`; `-` is a refusal. Written out a second time on purpose.
     const TABLE: &str = "
-        Blank         Initialising/Start - - - - - - - - -
-        Initialising  - - - Parked/ParkReady RestoreParked/ParkReady - InitFailed/FailInit - - InitFailed/FailInit
-        InitFailed    - - - - - - - - - InitFailed/Nothing
-        RestoreParked - Resumed/ConfirmAndRelease - - - - - - Idle/Nothing Gone/Nothing
-        Parked        - Armed/Confirm - - - - - - Idle/Nothing Gone/Nothing
-        Idle          - Resumed/Confirm - Parked/Park - - - - - Gone/Nothing
-        Resumed       - - Pending/Hold Armed/Park - - - GoneResumed/Nothing - GoneResumed/Nothing
-        Pending       - - - Running/Deliver - - - Gone/FailRequest - Gone/FailRequest
-        Armed         - - Running/Deliver - - - - - Resumed/Nothing GoneResumed/Nothing
-        Running       - - - Running/Deliver - Idle/Answer - - - Gone/FailRequest
-        Gone          - GoneResumed/Confirm - - - - - - - Gone/Nothing
-        GoneResumed   - - Gone/FailRequest - - - - - - GoneResumed/Nothing
+        Blank         Initialising/Start - - - - - - - - - - - -
+        Initialising  - - - Parked/ParkReady RestoreParked/ParkReady - - - - InitFailed/FailInit - - InitFailed/FailInit
+        InitFailed    - - - - - - - - - - - - InitFailed/Nothing
+        RestoreParked - Resumed/ConfirmAndRelease - - - - - - - - - Idle/Nothing Gone/Nothing
+        Parked        - Armed/Confirm - - - - - - - - - Idle/Nothing Gone/Nothing
+        Idle          - Resumed/Confirm - Parked/Park - - - - - - - - Gone/Nothing
+        Resumed       - - Pending/Hold Armed/Park - - - - - - GoneResumed/Nothing - GoneResumed/Nothing
+        Pending       - - - Running/Deliver - - - - - - Gone/FailRequest - Gone/FailRequest
+        Armed         - - Running/Deliver - - - - - - - - Resumed/Nothing GoneResumed/Nothing
+        Running       - - - Running/Deliver - Idle/Answer Streaming/BeginStream - - - - - Gone/FailRequest
+        Streaming     - - - - - - - Idle/EndStream Idle/CutStream - - - Gone/CutStream
+        Gone          - GoneResumed/Confirm - - - - - - - - - - Gone/Nothing
+        GoneResumed   - - Gone/FailRequest - - - - - - - - - GoneResumed/Nothing
     ";
 
     #[test]
@@ -281,7 +305,8 @@ mod tests {
                 );
                 match effect {
                     Do::Deliver => assert!(resumed && invoked),
-                    Do::Answer | Do::FailRequest => {
+                    Do::BeginStream => assert!(invoked),
+                    Do::Answer | Do::FailRequest | Do::EndStream | Do::CutStream => {
                         assert!(invoked, "{state:?}: an answer to nothing");
                         walk(next, false, false, depth - 1);
                         continue;

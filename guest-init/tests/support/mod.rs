@@ -21,7 +21,8 @@ use snapback_guest_init::process::Layout;
 use snapback_guest_init::resume::Machine;
 use snapback_proto::frame::{FrameError, read_frame, write_frame};
 use snapback_proto::guest::{
-    ENTROPY_LEN, GuestMessage, HostMessage, Init, Invoke, LogStream, ReadyPoint, Resume,
+    ENTROPY_LEN, GuestMessage, HostMessage, Identity, Init, Invoke, LogFormat, LogStream,
+    ReadyPoint, Resume, VsockAccess,
 };
 use snapback_proto::ids::RequestId;
 use tempfile::TempDir;
@@ -35,6 +36,16 @@ pub type Renewals = Arc<Mutex<Vec<String>>>;
 struct Recorder(Renewals);
 
 impl Machine for Recorder {
+    fn set_identity(&mut self, identity: &Identity) -> io::Result<()> {
+        let name = &identity.hostname;
+        self.0.lock().unwrap().push(format!("name {name}"));
+        Ok(())
+    }
+
+    fn ran_out_of_memory(&mut self) -> bool {
+        false
+    }
+
     fn reseed(&mut self, fresh: &[u8; ENTROPY_LEN]) -> io::Result<()> {
         self.0.lock().unwrap().push(format!("reseed {}", fresh[0]));
         Ok(())
@@ -136,6 +147,11 @@ impl Environment {
             version: "$LATEST".to_owned(),
             handler: "app.handler".to_owned(),
             memory_mib: 256,
+            region: "local".to_owned(),
+            execution_env: None,
+            log_format: LogFormat::Text,
+            log_level: None,
+            vsock: VsockAccess::Denied,
             environment: vec![("STAGE".to_owned(), "test".to_owned())],
             wall_clock_ns: 1,
         };
@@ -152,6 +168,10 @@ impl Environment {
             generation,
             entropy: [7; ENTROPY_LEN],
             wall_clock_ns: 1000 + generation,
+            identity: Identity {
+                hostname: format!("host-{generation}"),
+                ..Identity::default()
+            },
         };
         self.send(&HostMessage::Resume(resume), b"");
     }

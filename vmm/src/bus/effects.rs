@@ -42,14 +42,27 @@ impl Lines {
     }
 }
 
+/// How a guest ends by its own doing. Where two ends meet, the later one in this
+/// list is the one that counts: a kernel that panics may go on to reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GuestEnd {
+    /// It powered off.
+    PoweredOff,
+    /// It asked for a reset of the machine, or crashed so hard that hardware would
+    /// reset.
+    Rebooted,
+    /// Its kernel panicked.
+    Panicked,
+}
+
 /// What an access asks of the machine; the caller has to do it.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[must_use = "effects do nothing until somebody applies them"]
 pub struct Effects {
     /// Lines to pulse (all are edge-triggered): raise, then lower.
     pub interrupts: Lines,
-    /// The guest asked for a reset of the machine.
-    pub reset_requested: bool,
+    /// The guest is over: it must not run on.
+    pub ended: Option<GuestEnd>,
     /// A device stopped at its bound with work left: the I/O thread has to call
     /// `Bus::continue_work` soon, after it looked at everything else.
     pub more_work: bool,
@@ -59,14 +72,22 @@ impl Effects {
     /// Nothing to do.
     pub const NONE: Effects = Effects {
         interrupts: Lines::NONE,
-        reset_requested: false,
+        ended: None,
         more_work: false,
     };
+
+    /// The end of the guest, if it is one.
+    pub const fn end(ended: Option<GuestEnd>) -> Self {
+        Effects {
+            ended,
+            ..Self::NONE
+        }
+    }
 
     /// Adds what `other` asks for.
     pub fn merge(&mut self, other: Effects) {
         self.interrupts = self.interrupts.union(other.interrupts);
-        self.reset_requested |= other.reset_requested;
+        self.ended = self.ended.max(other.ended);
         self.more_work |= other.more_work;
     }
 }

@@ -27,6 +27,12 @@ pub const SERIAL_PORT: u16 = 0x3f8;
 pub const SERIAL_PORTS: u16 = 8;
 /// Interrupt line of the serial line.
 pub const SERIAL_GSI: u32 = 4;
+/// Port through which a guest's kernel tells that it panicked.
+pub const PVPANIC_PORT: u16 = 0x505;
+/// First port of the power registers: sleep control, sleep status, reset.
+pub const POWER_PORT: u16 = 0x600;
+/// Ports of the power registers.
+pub const POWER_PORTS: u16 = 3;
 /// Data port of the keyboard controller.
 pub const I8042_DATA: u16 = 0x60;
 /// Command and status port of the keyboard controller.

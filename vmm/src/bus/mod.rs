@@ -22,15 +22,16 @@ use std::io;
 use std::iter::once;
 use std::os::fd::OwnedFd;
 
-pub use effects::{Effects, Lines};
+pub use effects::{Effects, GuestEnd, Lines};
 use layout::{
-    FIRST_GSI, I8042_COMMAND, I8042_DATA, MAX_VIRTIO, MMIO_BASE, MMIO_WINDOW, MmioSlot, SERIAL_GSI,
-    SERIAL_PORT, SERIAL_PORTS,
+    FIRST_GSI, I8042_COMMAND, I8042_DATA, MAX_VIRTIO, MMIO_BASE, MMIO_WINDOW, MmioSlot, POWER_PORT,
+    POWER_PORTS, PVPANIC_PORT, SERIAL_GSI, SERIAL_PORT, SERIAL_PORTS,
 };
 pub use state::{BusV1, NotQuiet, RestoreError, TooManyDevices};
 
 use crate::devices::i8042::I8042;
 use crate::devices::serial::Serial;
+use crate::devices::{power, pvpanic};
 use crate::memory::GuestRam;
 use crate::poll::Ready;
 use crate::virtio::block::Block;
@@ -108,10 +109,16 @@ impl Bus {
             *byte = match port {
                 I8042_DATA => self.i8042.read_data(),
                 I8042_COMMAND => self.i8042.read_status(),
-                _ => match serial_register(port) {
-                    Some(register) => self.serial.read(register),
-                    None => 0xff,
-                },
+                PVPANIC_PORT => pvpanic::read(),
+                _ => {
+                    if let Some(register) = register(port, SERIAL_PORT, SERIAL_PORTS) {
+                        self.serial.read(register)
+                    } else if let Some(register) = register(port, POWER_PORT, POWER_PORTS) {
+                        power::read(register)
+                    } else {
+                        0xff
+                    }
+                }
             };
         }
     }
@@ -122,12 +129,18 @@ impl Bus {
         for byte in data {
             match port {
                 I8042_DATA => self.i8042.write_data(*byte),
-                I8042_COMMAND => effects.reset_requested |= self.i8042.write_command(*byte),
+                I8042_COMMAND => {
+                    let reset = self.i8042.write_command(*byte);
+                    effects.merge(Effects::end(reset.then_some(GuestEnd::Rebooted)));
+                }
+                PVPANIC_PORT => effects.merge(Effects::end(pvpanic::write(*byte))),
                 _ => {
-                    if let Some(register) = serial_register(port)
-                        && self.serial.write(register, *byte)
-                    {
-                        effects.interrupts = effects.interrupts.union(Lines::one(SERIAL_GSI));
+                    if let Some(register) = register(port, SERIAL_PORT, SERIAL_PORTS) {
+                        if self.serial.write(register, *byte) {
+                            effects.interrupts = effects.interrupts.union(Lines::one(SERIAL_GSI));
+                        }
+                    } else if let Some(register) = register(port, POWER_PORT, POWER_PORTS) {
+                        effects.merge(Effects::end(power::write(register, *byte)));
                     }
                 }
             }
@@ -284,9 +297,10 @@ impl Bus {
     }
 }
 
-fn serial_register(port: u16) -> Option<u8> {
+/// The register of a device with `count` ports from `first` on.
+fn register(port: u16, first: u16, count: u16) -> Option<u8> {
     let register = port
-        .checked_sub(SERIAL_PORT)
-        .filter(|register| *register < SERIAL_PORTS)?;
+        .checked_sub(first)
+        .filter(|register| *register < count)?;
     u8::try_from(register).ok()
 }

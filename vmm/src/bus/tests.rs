@@ -129,10 +129,34 @@ fn ports_reach_their_devices() {
     reader.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"log line");
     assert!(bus.pio_write(0x3f9, &[2]).interrupts.contains(4));
-    assert!(bus.pio_write(0x64, &[0xfe]).reset_requested);
+    assert!(bus.pio_write(0x64, &[0xfe]) == Effects::end(Some(GuestEnd::Rebooted)));
     let mut status = [0xff];
     bus.pio_read(0x64, &mut status);
     assert_eq!(status, [0]);
+}
+
+#[test]
+fn a_guest_ends_by_the_ports_of_its_tables() {
+    let mut bus = bus();
+    let mut ports = [0xff; 5];
+    for (byte, port) in ports.iter_mut().zip([0x505, 0x600, 0x601, 0x602, 0x603]) {
+        bus.pio_read(port, std::slice::from_mut(byte));
+    }
+    assert_eq!(ports, [1, 0, 0, 0, 0xff]);
+    for (port, byte, end) in [
+        (0x505, 1, Some(GuestEnd::Panicked)),
+        (0x505, 2, None),
+        (0x600, 0x34, Some(GuestEnd::PoweredOff)),
+        (0x600, 0x14, None),
+        (0x602, 1, Some(GuestEnd::Rebooted)),
+        (0x602, 0, None),
+        (0x603, 0xff, None),
+    ] {
+        assert_eq!(bus.pio_write(port, &[byte]), Effects::end(end), "{port:#x}");
+    }
+    // A string instruction: the worst of it counts.
+    let all = Effects::end(Some(GuestEnd::Panicked));
+    assert_eq!(bus.pio_write(0x505, &[0, 1, 0]), all);
 }
 
 #[test]
@@ -272,10 +296,15 @@ fn effects_merge() {
     });
     effects.merge(Effects {
         interrupts: Lines::one(4),
-        reset_requested: true,
+        ended: Some(GuestEnd::Rebooted),
         more_work: true,
     });
     assert_eq!(effects.interrupts.iter().collect::<Vec<_>>(), [4, 5]);
-    assert!(effects.reset_requested && effects.more_work);
+    assert!(effects.more_work);
+    effects.merge(Effects::end(Some(GuestEnd::PoweredOff)));
+    assert_eq!(effects.ended, Some(GuestEnd::Rebooted));
+    effects.merge(Effects::end(Some(GuestEnd::Panicked)));
+    effects.merge(Effects::NONE);
+    assert_eq!(effects.ended, Some(GuestEnd::Panicked));
     assert!(Lines::one(32).is_empty() && !Lines::one(4).contains(5));
 }

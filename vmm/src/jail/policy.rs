@@ -123,7 +123,7 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_recvfrom, "recvfrom", Always, All, "recv on streams"),
     call(libc::SYS_sendto, "sendto", Null { argument: 4 }, All, "send on connected streams"),
     call(libc::SYS_shutdown, "shutdown", Always, All, "half-closing a guest's stream"),
-    call(libc::SYS_lseek, "lseek", Always, All, "length of a disk"),
+    call(libc::SYS_lseek, "lseek", Always, All, "length of a disk, holes of a snapshot's memory"),
     call(libc::SYS_fstat, "fstat", Always, All, "length and kind of a passed file"),
     call(libc::SYS_fcntl, "fcntl", OneOf { argument: 1, values: FCNTLS }, All, "duplicates, flags"),
     call(libc::SYS_close, "close", Always, All, "descriptors end with their owner"),
@@ -154,6 +154,8 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_munmap, "munmap", Always, All, "heap, stacks of ended threads"),
     call(libc::SYS_mremap, "mremap", Always, All, "the heap grows a large block"),
     call(libc::SYS_madvise, "madvise", Always, All, "populating and dropping guest pages; stacks"),
+    call(libc::SYS_mincore, "mincore", Always, Supervisor,
+        "which pages of a hole in the snapshot a machine has all the same"),
     call(libc::SYS_brk, "brk", Always, All, "heap"),
     // Threads of this process.
     call(libc::SYS_clone, "clone", OneOf { argument: 0, values: &[THREAD_FLAGS] }, Supervisor,

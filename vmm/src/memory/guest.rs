@@ -8,6 +8,7 @@ use kvm_ioctls::VmFd;
 use snapback_proto::control::FaultRange;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
+use super::compare;
 use super::layout::{InvalidSize, Stretch, stretches};
 use super::pages::PageSet;
 use super::{GuestRam, PAGE_SIZE};
@@ -227,22 +228,16 @@ impl GuestMemory {
     /// `limit` of them; the guest is stopped.
     ///
     /// # Errors
-    /// When the machine was not restored from a snapshot.
+    /// When the machine was not restored from a snapshot or the kernel refuses.
     pub fn differences(&self, limit: usize) -> Result<Vec<u64>, MemoryError> {
         let mut found = Vec::new();
         for part in &self.parts {
             let Some(base) = &part.base else {
                 return Err(kernel("compare a page")(io::ErrorKind::NotFound.into()));
             };
-            for page in 0..part.length() / PAGE_SIZE {
-                let equal = base.page_equals(&part.reservation, page);
-                if equal.map_err(kernel("compare a page"))? {
-                    continue;
-                }
+            let pages = compare::differing(&part.reservation, base, limit - found.len());
+            for page in pages.map_err(kernel("compare a page"))? {
                 found.push(part.stretch.base + u64::try_from(page * PAGE_SIZE).unwrap_or(0));
-                if found.len() == limit {
-                    return Ok(found);
-                }
             }
         }
         Ok(found)

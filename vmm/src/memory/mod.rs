@@ -2,8 +2,10 @@
 //!
 //! * [`layout`]: guest-physical addresses.
 //! * [`guest`]: the memory of one machine.
+//! * [`compare`]: what differs from the snapshot.
 //! * [`pages`]: sets of pages.
 
+mod compare;
 pub mod guest;
 pub mod layout;
 pub mod pages;

@@ -20,7 +20,7 @@ use snapback_proto::control::ResetReport;
 use crate::memory::{MemoryError, PageSet};
 use crate::supervisor::{Live, RestoreError, Saved, discard_notifications, load};
 use crate::sys::dirty_ring;
-use crate::vcpu::VcpuError;
+use crate::vcpu::{Stop, VcpuError};
 
 /// A machine could not be put back; it must not be used again.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,17 @@ pub enum ResetError {
     /// A page could not be copied.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+}
+
+impl ResetError {
+    /// Why the guest stopped by itself, when that is what happened.
+    #[must_use]
+    pub fn guest_stopped(&self) -> Option<&Stop> {
+        match self {
+            Self::Pause(error) => error.guest_stopped(),
+            _ => None,
+        }
+    }
 }
 
 /// Stops the guest of `live` and puts everything back to `saved`.

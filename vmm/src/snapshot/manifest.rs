@@ -9,11 +9,13 @@ use std::io::{self, Read as _};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::ids::FunctionName;
 
 use super::Digest;
 use super::format::{MAX_PROCESSORS, MAX_STATE_LEN};
 use super::memory::{CHUNK_LEN, MAX_MEMORY_MIB, MIB, chunk_count};
+use super::page_map;
 
 /// Name of the file within a snapshot's directory.
 pub const FILE_NAME: &str = "snapshot.json";
@@ -57,9 +59,24 @@ pub struct Manifest {
     /// Hash of guest-init.
     pub guest_init: Digest,
     /// The state file.
-    pub state: State,
+    pub state: FileDigest,
     /// The memory file.
     pub memory: Memory,
+    /// What the memory file is a diff of; without one it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+}
+
+/// The snapshot whose memory is below that of a diff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// Its name; it lies beside this one.
+    pub snapshot_id: SnapshotId,
+    /// Hash of its `snapshot.json`, and so of all that it is.
+    pub manifest: Digest,
+    /// The file that says which pages the diff's memory defines.
+    pub map: FileDigest,
 }
 
 /// The machine's shape.
@@ -70,6 +87,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Virtual processors.
     pub vcpus: u8,
+    /// What they can do.
+    pub template: CpuTemplate,
 }
 
 /// The processor that a snapshot needs.
@@ -78,14 +97,15 @@ pub struct Machine {
 pub struct Cpu {
     /// CPUID's vendor string, for example `AuthenticAMD`.
     pub vendor: String,
-    /// Features the guest saw, in the names of `/proc/cpuinfo`; may be empty.
+    /// Features the guest saw, in the names of `/proc/cpuinfo`, by which a host is
+    /// judged before anything else is read.
     pub features: Vec<String>,
 }
 
-/// The state file's length and hash.
+/// A file's length and hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct State {
+pub struct FileDigest {
     /// In bytes.
     pub len: u64,
     /// Of the whole file.
@@ -143,16 +163,16 @@ pub enum ManifestError {
 }
 
 impl Manifest {
-    /// Reads and checks a manifest.
+    /// Reads and checks a manifest; and the hash of its file.
     ///
     /// # Errors
     /// When it cannot be read, is too long, of another version, or not valid.
-    pub fn read(file: &File) -> Result<Self, ManifestError> {
+    pub fn read(file: &File) -> Result<(Self, Digest), ManifestError> {
         let mut text = Vec::new();
         file.take(MAX_MANIFEST_LEN + 1)
             .read_to_end(&mut text)
             .map_err(ManifestError::Io)?;
-        Self::from_json(&text)
+        Ok((Self::from_json(&text)?, Digest::of(&text)))
     }
 
     /// Checks a manifest in memory.
@@ -215,7 +235,9 @@ impl Manifest {
                 found: self.format_version,
             });
         }
-        let Machine { memory_mib, vcpus } = self.machine;
+        let Machine {
+            memory_mib, vcpus, ..
+        } = self.machine;
         field(
             (1..=MAX_MEMORY_MIB).contains(&memory_mib),
             "machine.memory_mib",
@@ -262,6 +284,19 @@ impl Manifest {
             memory.chunks.len() == chunk_count(memory.len),
             "memory.chunks",
             "does not have one hash for each 2 MiB",
+        )?;
+        let Some(base) = &self.base else {
+            return Ok(());
+        };
+        field(
+            base.snapshot_id != self.snapshot_id,
+            "base.snapshot_id",
+            "is the snapshot itself",
+        )?;
+        field(
+            (1..=page_map::MAX_LEN).contains(&base.map.len),
+            "base.map.len",
+            "is zero or larger than any map",
         )
     }
 }
@@ -322,6 +357,7 @@ mod tests {
             machine: Machine {
                 memory_mib: 5,
                 vcpus: 1,
+                template: CpuTemplate::V2,
             },
             cpu: Cpu {
                 vendor: "AuthenticAMD".into(),
@@ -331,7 +367,7 @@ mod tests {
             root_fs: Digest::of(b"root"),
             code: Digest::of(b"code"),
             guest_init: Digest::of(b"init"),
-            state: State {
+            state: FileDigest {
                 len: 100,
                 hash: Digest::of(b"state"),
             },
@@ -340,6 +376,14 @@ mod tests {
                 chunk_len: CHUNK_LEN,
                 chunks: vec![Digest::of(b"chunk"); 3],
             },
+            base: Some(Base {
+                snapshot_id: "s-0".parse().unwrap(),
+                manifest: Digest::of(b"manifest"),
+                map: FileDigest {
+                    len: 46,
+                    hash: Digest::of(b"map"),
+                },
+            }),
         }
     }
 
@@ -347,6 +391,13 @@ mod tests {
     fn a_manifest_survives_its_text_form() {
         let text = manifest().to_json().unwrap();
         assert_eq!(Manifest::from_json(&text).unwrap(), manifest());
+        let whole = Manifest {
+            base: None,
+            ..manifest()
+        };
+        let text = whole.to_json().unwrap();
+        assert!(!String::from_utf8_lossy(&text).contains("base"));
+        assert_eq!(Manifest::from_json(&text).unwrap(), whole);
     }
 
     #[test]
@@ -382,7 +433,7 @@ mod tests {
     #[test]
     fn impossible_values_are_refused_with_the_fields_name() {
         type Change = fn(&mut Manifest);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 11] = [
             ("machine.memory_mib", |m| m.machine.memory_mib = 0),
             ("machine.vcpus", |m| m.machine.vcpus = 17),
             ("cpu.vendor", |m| m.cpu.vendor.clear()),
@@ -392,6 +443,10 @@ mod tests {
             ("memory.chunk_len", |m| m.memory.chunk_len = 4096),
             ("memory.chunks", |m| m.memory.chunks.clear()),
             ("memory.chunks", |m| m.memory.chunks.push(Digest::of(b""))),
+            ("base.snapshot_id", |m| {
+                m.base.as_mut().unwrap().snapshot_id = m.snapshot_id.clone();
+            }),
+            ("base.map.len", |m| m.base.as_mut().unwrap().map.len = 0),
         ];
         for (name, change) in cases {
             let mut bad = manifest();

@@ -3,7 +3,8 @@
 //! ```text
 //!  snapshot.json   what it is: ids, versions, machine, processor, hashes   manifest
 //!  state           header, typed sections with a hash each, end           writer, reader
-//!  memory          sparse; a hash per 2 MiB                               memory
+//!  memory          sparse; a hash per 2 MiB                               memory, layers
+//!  memory-map      of a diff: the pages that its memory defines           page_map
 //! ```
 //!
 //! * [`StateWriter`] and [`StateReader`] carry sections; what a section holds is an
@@ -19,8 +20,10 @@ mod blob;
 mod digest;
 mod error;
 pub mod format;
+pub mod layers;
 pub mod manifest;
 pub mod memory;
+pub mod page_map;
 mod reader;
 mod writer;
 

@@ -1,21 +1,23 @@
 //! A machine without a guest: everything that takes time and does not depend on
 //! a snapshot.
 
-use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VmFd};
 use snapback_proto::CONTROL_VERSION;
 use snapback_proto::control::Machine;
+use snapback_proto::cpu::CpuTemplate;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
 use crate::arch::x86_64::processor::Shape;
+use crate::arch::x86_64::template::{self, Unfit};
 use crate::arch::x86_64::{TSS_ADDRESS, msrs};
 use crate::jail::Jailed;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::poll::HostPoll;
+use crate::step::{StepError, kernel};
 use crate::sys::dirty_ring::{self, DirtyRing};
 use crate::sys::kick;
 use crate::sys::uffd::Uffd;
@@ -50,28 +52,18 @@ pub enum PrepareError {
         /// What was asked for.
         vcpus: u8,
     },
+    /// This host has no such processor.
+    #[error("template {template} is not possible here", template = .0)]
+    Template(CpuTemplate, #[source] Unfit),
     /// A step with the kernel failed.
-    #[error("cannot {step}")]
-    Kernel {
-        /// Which one.
-        step: &'static str,
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// Guest memory could not be reserved.
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// A vCPU could not be started.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
-}
-
-fn kernel<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> PrepareError {
-    move |source| PrepareError::Kernel {
-        step,
-        source: source.into(),
-    }
 }
 
 /// A machine without a guest.
@@ -92,9 +84,11 @@ pub struct Blank {
     pub vcpus: Vec<Vcpu>,
     /// Written to when a vCPU left its guest by itself.
     pub stopped: EventFd,
-    /// The CPUID table of this host.
+    /// The CPUID table of its template on this host.
     pub cpuid: Vec<CpuidEntryV1>,
-    /// The MSRs that KVM can save.
+    /// Everything that this host could show.
+    pub host_cpuid: Vec<CpuidEntryV1>,
+    /// The MSRs that KVM can save and its guest can reach.
     pub msrs: Arc<[u32]>,
 }
 
@@ -113,16 +107,22 @@ impl Blank {
             return Err(PrepareError::Vcpus { vcpus: shape.vcpus });
         }
         let device = std::os::fd::AsFd::as_fd(&host.userfaultfd);
-        let uffd = open_uffd(device)?;
+        let uffd = Uffd::from_device(device).map_err(kernel("create a userfaultfd"))?;
         let vm = Arc::new(host.kvm.create_vm().map_err(kernel("create a VM"))?);
         dirty_ring::enable(&vm).map_err(kernel("turn the dirty ring on"))?;
+        let host_cpuid =
+            cpuid::for_host(&host.kvm, shape.vcpus).map_err(kernel("read the supported CPUID"))?;
+        let cpuid = template::of_host(shape.template, &host_cpuid, shape.vcpus)
+            .map_err(|source| PrepareError::Template(shape.template, source))?;
+        template::confine(&vm, shape.template).map_err(kernel("filter the guest's MSRs"))?;
         vm.set_tss_address(TSS_ADDRESS)
             .map_err(kernel("set the TSS address"))?;
         vm.create_irq_chip()
             .map_err(kernel("create the interrupt controllers"))?;
         let memory = GuestMemory::reserve(&vm, shape.memory_mib)?;
         let stopped = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
-        let vcpus = spawn_vcpus(&vm, shape.vcpus, &memory, &stopped, host.jailed)?;
+        let processor = Shape::of(&vm, shape.template, &cpuid);
+        let vcpus = spawn_vcpus(&vm, shape.vcpus, &processor, &memory, &stopped, host.jailed)?;
         Ok(Self {
             shape,
             uffd,
@@ -130,9 +130,9 @@ impl Blank {
             memory,
             vcpus,
             stopped,
-            cpuid: cpuid::for_host(&host.kvm, shape.vcpus)
-                .map_err(kernel("read the supported CPUID"))?,
-            msrs: msrs::listed(&host.kvm)
+            cpuid,
+            host_cpuid,
+            msrs: msrs::listed(&host.kvm, shape.template)
                 .map_err(kernel("list the MSRs"))?
                 .into(),
             vm,
@@ -140,19 +140,15 @@ impl Blank {
     }
 }
 
-fn open_uffd(device: BorrowedFd<'_>) -> Result<Uffd, PrepareError> {
-    Uffd::from_device(device).map_err(kernel("create a userfaultfd"))
-}
-
 fn spawn_vcpus(
     vm: &VmFd,
     count: u8,
+    shape: &Shape,
     memory: &GuestMemory,
     stopped: &EventFd,
     jailed: Jailed,
 ) -> Result<Vec<Vcpu>, PrepareError> {
     kick::install_handler().map_err(kernel("install a signal handler"))?;
-    let shape = Shape::of(vm);
     (0..count)
         .map(|id| {
             let fd = vm

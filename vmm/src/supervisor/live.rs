@@ -1,7 +1,6 @@
 //! A machine with a guest: its devices are on the bus, its queues are connected,
 //! and its vCPUs can be let go and stopped.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +18,7 @@ use crate::devices::serial::Serial;
 use crate::devices::vmgenid::{self, RenewError};
 use crate::memory::GuestMemory;
 use crate::poll::HostPoll;
+use crate::step::{StepError, kernel};
 use crate::supervisor::Saved;
 use crate::sys::uffd::Uffd;
 use crate::vcpu::{Board, Order, Vcpu, VcpuError};
@@ -41,27 +41,14 @@ pub enum AssembleError {
         source: OpenError,
     },
     /// A step with the kernel failed.
-    #[error("cannot {step}")]
-    Kernel {
-        /// Which one.
-        step: &'static str,
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// The guest cannot be told from another of its snapshot.
     #[error(transparent)]
     Generation(#[from] RenewError),
     /// A vCPU did not join.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
-}
-
-fn kernel<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> AssembleError {
-    move |source| AssembleError::Kernel {
-        step,
-        source: source.into(),
-    }
 }
 
 /// A queue's doorbell.
@@ -193,6 +180,15 @@ impl Live {
             .iter()
             .try_for_each(|vcpu| vcpu.order(Order::Run))?;
         Ok(())
+    }
+
+    /// Makes every vCPU leave a guest that is over. Nobody waits for them: the end
+    /// of the process follows.
+    pub fn abandon(&self) {
+        for vcpu in &self.vcpus {
+            // One that cannot be interrupted ends with the process as well.
+            let _ = vcpu.kick();
+        }
     }
 
     /// Stops every vCPU.

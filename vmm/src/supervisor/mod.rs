@@ -27,5 +27,5 @@ pub use blank::HostDevices;
 pub use io::discard_notifications;
 pub use live::Live;
 pub use restore::{RestoreError, load};
-pub use saved::Saved;
+pub use saved::{LoadError, MachineV1, Saved};
 pub use serve::{ServeError, serve};

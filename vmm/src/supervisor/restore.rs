@@ -9,6 +9,7 @@ use super::live::AssembleError;
 use super::saved::{DevicesV1, DiskV1, LoadError, MachineV1, Saved};
 use crate::arch::x86_64::boot::{self, BootError};
 use crate::arch::x86_64::interrupts;
+use crate::arch::x86_64::template::{self, Unfit};
 use crate::bus;
 use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
 use crate::memory::MemoryError;
@@ -73,6 +74,7 @@ fn shape(blank: &Blank, files: &DeviceFiles) -> MachineV1 {
     MachineV1 {
         memory_mib: blank.shape.memory_mib,
         vcpus: blank.shape.vcpus,
+        template: blank.shape.template,
         devices: DevicesV1 {
             disks: disks.collect(),
         },
@@ -92,6 +94,15 @@ pub enum RestoreError {
         snapshot: MachineV1,
         /// What was prepared.
         machine: MachineV1,
+    },
+    /// The snapshot's guest cannot go on on this host's processor.
+    #[error("section `processor`: the guest cannot go on here")]
+    Processor(#[from] Unfit),
+    /// The snapshot has a register that KVM does not save on this host.
+    #[error("section `processor`: MSR {index:#x} is not one that KVM has here")]
+    Msr {
+        /// Its number.
+        index: u32,
     },
     /// The memory file cannot be used.
     #[error(transparent)]
@@ -120,7 +131,7 @@ impl RestoreError {
             Self::Memory(_) => Some("memory"),
             Self::Devices(_) => Some("devices"),
             Self::Interrupts(_) => Some("interrupts"),
-            Self::Vcpu(_) => Some("processor"),
+            Self::Processor(_) | Self::Msr { .. } | Self::Vcpu(_) => Some("processor"),
             Self::Assemble(_) => None,
         }
     }
@@ -138,6 +149,14 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
             snapshot: saved.machine,
             machine,
         });
+    }
+    let shape = blank.shape;
+    template::check(shape.template, &saved.cpuid, &blank.host_cpuid, shape.vcpus)?;
+    for processor in &saved.processors {
+        let foreign = |(index, _): &&(u32, u64)| !blank.msrs.contains(index);
+        if let Some((index, _)) = processor.msrs.iter().find(foreign) {
+            return Err(RestoreError::Msr { index: *index });
+        }
     }
     blank
         .memory

@@ -5,14 +5,16 @@ use std::fs::File;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use snapback_proto::cpu::CpuTemplate;
 
 use crate::arch::x86_64::clock::ClockV1;
 use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
 use crate::arch::x86_64::interrupts::{self, InterruptsV1};
-use crate::arch::x86_64::msrs;
 use crate::arch::x86_64::processor::{LAPIC_LEN, ProcessorV1};
+use crate::arch::x86_64::{msrs, template};
 use crate::bus::BusV1;
 use crate::snapshot::{ReadError, SectionKind, StateReader, StateWriter, WriteError, Written};
+use crate::sys::memfd;
 
 const VERSION: u16 = 1;
 
@@ -23,6 +25,8 @@ pub struct MachineV1 {
     pub memory_mib: u32,
     /// Virtual processors.
     pub vcpus: u8,
+    /// What the virtual processors can do.
+    pub template: CpuTemplate,
     /// The devices that not every machine has.
     pub devices: DevicesV1,
 }
@@ -113,12 +117,18 @@ impl Saved {
         writer.finish(file)
     }
 
-    /// Reads a state file, which is untrusted.
+    /// Reads a state file, which is untrusted. The hashes of one in a sealed memfd were
+    /// checked by whoever sealed it (the agent, when it loaded the snapshot) and are not
+    /// checked again; everything else is.
     ///
     /// # Errors
     /// When it is damaged or its sections do not fit together.
     pub fn load(file: &File) -> Result<Self, LoadError> {
-        let mut reader = StateReader::open(file)?;
+        let mut reader = if memfd::is_sealed(file) {
+            StateReader::open_without_hashes(file)?
+        } else {
+            StateReader::open(file)?
+        };
         let machine: MachineV1 = reader.section(SectionKind::Machine, VERSION)?;
         let count = usize::from(machine.vcpus);
         if count == 0 || reader.count(SectionKind::Processor) != count {
@@ -132,7 +142,13 @@ impl Saved {
         for _ in 0..count {
             let section = reader.section(SectionKind::Processor, VERSION)?;
             let section: ProcessorSectionV1 = section;
-            check_processor(&section)?;
+            check_processor(machine.template, &section)?;
+            if !processors.is_empty() && section.cpuid != cpuid {
+                return Err(content(
+                    "processor",
+                    "the vCPUs have different CPUID tables",
+                ));
+            }
             cpuid = section.cpuid;
             processors.push(Arc::new(section.state));
         }
@@ -164,7 +180,7 @@ fn content(section: &'static str, what: &'static str) -> LoadError {
     LoadError::Content { section, what }
 }
 
-fn check_processor(section: &ProcessorSectionV1) -> Result<(), LoadError> {
+fn check_processor(template: CpuTemplate, section: &ProcessorSectionV1) -> Result<(), LoadError> {
     let state = &section.state;
     let rules = [
         (
@@ -175,6 +191,13 @@ fn check_processor(section: &ProcessorSectionV1) -> Result<(), LoadError> {
         (
             !state.msrs.iter().any(|(index, _)| msrs::is_time(*index)),
             "an MSR of time is among those set with the state",
+        ),
+        (
+            state
+                .msrs
+                .iter()
+                .all(|(index, _)| template::reaches(template, *index)),
+            "an MSR is out of the reach of its template's guests",
         ),
         (
             state.lapic.len() == LAPIC_LEN,

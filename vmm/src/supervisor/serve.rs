@@ -10,10 +10,11 @@ use super::restore::{boot, restore};
 use super::saved::{MachineV1, Saved};
 use super::state::{State, Step};
 use super::{Live, snapshot};
+use crate::bus::GuestEnd;
 use crate::control::{ControlSocket, Request, RequestError, exit_on_hangup, failure};
 use crate::reset::verify::verify;
 use crate::reset::{reset, settle};
-use crate::vcpu::Stop;
+use crate::vcpu::{Stop, Vcpu};
 
 /// The process cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,15 @@ impl From<Reply> for Answer {
     }
 }
 
+/// A command that failed, and the guest's own end if that is why.
+struct Refusal(Failure, Option<Stop>);
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self(failure, None)
+    }
+}
+
 impl Supervisor {
     /// The machine whose devices are to be served: only one that runs. A stopped
     /// one's notifications wait.
@@ -100,11 +110,11 @@ impl Supervisor {
     fn obey(&mut self, request: Request) -> Result<(), ControlError> {
         let name = request.name();
         let answer = match self.state.after(step_of(&request)) {
-            None => Err(Failure {
+            None => Err(Refusal::from(Failure {
                 operation: name.to_owned(),
                 reason: format!("the machine is {:?}: this is not possible now", self.state),
                 section: None,
-            }),
+            })),
             Some(next) => self.execute(request).inspect(|_| self.state = next),
         };
         match answer {
@@ -112,14 +122,17 @@ impl Supervisor {
                 let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
                 self.control.reply(reply, &fds)
             }
-            Err(failure) => {
+            Err(Refusal(failure, stop)) => {
+                if let Some(stop) = stop {
+                    self.end(stop)?;
+                }
                 self.state = State::Ended;
                 self.control.reply(Reply::Failed(failure), &[])
             }
         }
     }
 
-    fn execute(&mut self, request: Request) -> Result<Answer, Failure> {
+    fn execute(&mut self, request: Request) -> Result<Answer, Refusal> {
         let name = request.name();
         let contents = std::mem::replace(&mut self.machine, Contents::Nothing);
         let fail = |error: &dyn std::error::Error| failure(name, error, None);
@@ -143,8 +156,8 @@ impl Supervisor {
                 )
             }
             (Request::Snapshot { state }, Contents::Booted(live, machine)) => {
-                let written =
-                    snapshot::take(&live, machine.clone(), &state).map_err(|e| fail(&e))?;
+                let written = snapshot::take(&live, machine.clone(), &state)
+                    .map_err(|e| Refusal(fail(&e), e.guest_stopped().cloned()))?;
                 let reply = Reply::Snapshotted {
                     state_len: written.len,
                 };
@@ -169,7 +182,8 @@ impl Supervisor {
                 (Contents::Restored(live, saved), Reply::Running.into())
             }
             (Request::Reset, Contents::Restored(live, saved)) => {
-                let report = reset(&live, &saved).map_err(|e| fail(&e))?;
+                let report = reset(&live, &saved)
+                    .map_err(|e| Refusal(fail(&e), e.guest_stopped().cloned()))?;
                 (Contents::Restored(live, saved), Reply::Reset(report).into())
             }
             (Request::Verify, Contents::Restored(live, saved)) => {
@@ -181,11 +195,11 @@ impl Supervisor {
             }
             // The table allowed the step, so the contents are of its state.
             (request, _) => {
-                return Err(Failure {
+                return Err(Refusal::from(Failure {
                     operation: request.name().to_owned(),
                     reason: "the machine is gone".to_owned(),
                     section: None,
-                });
+                }));
             }
         };
         self.machine = contents;
@@ -199,17 +213,29 @@ impl Supervisor {
         };
         // Another vCPU's stop may have written the event: read it once.
         let _ = live.stopped.read();
-        let Some(stop) = live.vcpus.iter().find_map(crate::vcpu::Vcpu::stopped) else {
-            return Ok(());
-        };
-        let reason = match stop {
-            Stop::Reset => StopReason::Rebooted,
-            Stop::PowerOff => StopReason::PoweredOff,
-            Stop::Paused => StopReason::Broken("a vCPU stopped that nobody asked to".to_owned()),
-            Stop::Broken(why) => StopReason::Broken(why.to_string()),
-        };
+        match live.vcpus.iter().filter_map(Vcpu::stopped).max() {
+            Some(stop) => {
+                live.abandon();
+                self.end(stop)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The guest is over: says why.
+    fn end(&mut self, stop: Stop) -> Result<(), ControlError> {
         self.state = State::Ended;
-        self.control.event(Event::Stopped(reason))
+        self.control.event(Event::Stopped(reason_of(stop)))
+    }
+}
+
+fn reason_of(stop: Stop) -> StopReason {
+    match stop {
+        Stop::Ended(GuestEnd::PoweredOff) => StopReason::PoweredOff,
+        Stop::Ended(GuestEnd::Rebooted) => StopReason::Rebooted,
+        Stop::Ended(GuestEnd::Panicked) => StopReason::Panicked,
+        Stop::Paused => StopReason::Broken("a vCPU stopped that nobody asked to".to_owned()),
+        Stop::Broken(why) => StopReason::Broken(why.to_string()),
     }
 }
 

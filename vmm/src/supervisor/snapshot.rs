@@ -2,7 +2,6 @@
 //! its state.
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use super::io::quiesce;
@@ -11,7 +10,8 @@ use super::{Live, Saved};
 use crate::arch::x86_64::{clock, interrupts};
 use crate::bus::NotQuiet;
 use crate::snapshot::{WriteError, Written};
-use crate::vcpu::{Order, VcpuError};
+use crate::step::{StepError, kernel};
+use crate::vcpu::{Order, Stop, VcpuError};
 
 /// How many rounds a device gets to finish its work: about two seconds.
 const QUIET_ROUNDS: u32 = 400;
@@ -29,21 +29,22 @@ pub enum SnapshotError {
     #[error(transparent)]
     NotQuiet(#[from] NotQuiet),
     /// A step with the kernel failed.
-    #[error("cannot {step}")]
-    Kernel {
-        /// Which one.
-        step: &'static str,
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// The state cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
 }
 
-fn kernel(step: &'static str) -> impl FnOnce(io::Error) -> SnapshotError {
-    move |source| SnapshotError::Kernel { step, source }
+impl SnapshotError {
+    /// Why the guest stopped by itself, when that is what happened.
+    #[must_use]
+    pub fn guest_stopped(&self) -> Option<&Stop> {
+        match self {
+            Self::Vcpu(error) => error.guest_stopped(),
+            _ => None,
+        }
+    }
 }
 
 /// Stops the guest of `live` and writes its state to `file`.

@@ -7,7 +7,8 @@
 //! and vm-memory's regions all hold addresses in them.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use vm_memory::GuestAddress;
@@ -15,6 +16,7 @@ use vm_memory::GuestRegionMmap;
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 
+use super::memfd;
 use crate::memory::PAGE_SIZE;
 
 /// A range of the process's addresses that belongs to guest memory for as long
@@ -131,6 +133,30 @@ impl Reservation {
         GuestRegionMmap::new(region, base).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
+    /// Whether each page from `first` on is present: mapped in this process, or in
+    /// the file under it (`mincore(2)`). One byte each, whose lowest bit counts.
+    ///
+    /// # Errors
+    /// `InvalidInput` when there are no such pages, else what `mincore(2)` reports.
+    pub fn present(&self, first: usize, pages: &mut [u8]) -> io::Result<()> {
+        let last = pages
+            .len()
+            .checked_sub(1)
+            .and_then(|n| n.checked_add(first));
+        let (Some(from), Some(_)) = (self.page(first), last.and_then(|last| self.page(last)))
+        else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        // SAFETY: the range lies within the reservation, which is never unmapped; the
+        // call reads nothing of it and writes one byte for each page to `pages`.
+        let result =
+            unsafe { libc::mincore(from.cast(), pages.len() * PAGE_SIZE, pages.as_mut_ptr()) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
     fn page(&self, index: usize) -> Option<*mut u8> {
         let offset = index.checked_mul(PAGE_SIZE)?;
         (offset < self.length).then(|| ptr::with_exposed_provenance_mut(self.address + offset))
@@ -143,6 +169,8 @@ impl Reservation {
 pub struct BaseView {
     address: usize,
     length: usize,
+    file: OwnedFd,
+    offset: u64,
 }
 
 impl BaseView {
@@ -151,7 +179,8 @@ impl BaseView {
     /// # Errors
     /// What `mmap(2)` reports.
     pub fn new(file: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<Self> {
-        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let own = file.try_clone_to_owned()?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no
         // existing memory.
         let address = unsafe {
@@ -161,7 +190,7 @@ impl BaseView {
                 libc::PROT_READ,
                 libc::MAP_SHARED,
                 file.as_raw_fd(),
-                offset,
+                at,
             )
         };
         if address == libc::MAP_FAILED {
@@ -170,7 +199,35 @@ impl BaseView {
         Ok(Self {
             address: address.expose_provenance(),
             length,
+            file: own,
+            offset,
         })
+    }
+
+    /// The next pages from `index` on that the file has; the others are holes.
+    ///
+    /// # Errors
+    /// When the file cannot tell.
+    pub fn data_after(&self, index: usize) -> io::Result<Option<Range<usize>>> {
+        let number = |n: usize| u64::try_from(n).map_err(io::Error::other);
+        let page = |n: u64| usize::try_from(n).map_err(io::Error::other);
+        let (size, length) = (number(PAGE_SIZE)?, number(self.length)?);
+        let at = self.offset + number(index)?.saturating_mul(size);
+        let data = memfd::data_after(&self.file, at, self.offset + length)?;
+        data.map(|data| {
+            let (start, end) = (data.start - self.offset, data.end - self.offset);
+            Ok(page(start / size)?..page(end.div_ceil(size))?)
+        })
+        .transpose()
+    }
+
+    /// Whether the file has page `index`.
+    ///
+    /// # Errors
+    /// When the file cannot tell.
+    pub fn has(&self, index: usize) -> io::Result<bool> {
+        let data = self.data_after(index)?;
+        Ok(data.is_some_and(|data| data.start == index))
     }
 
     fn page(&self, index: usize) -> Option<*const u8> {
@@ -249,6 +306,26 @@ mod tests {
         assert!(base.page_equals(&memory, 1).unwrap());
         assert_eq!(ram.read_obj::<u8>(at).unwrap(), 2);
         assert!(base.copy_page_to(&memory, 3).is_err());
+    }
+
+    #[test]
+    fn a_page_of_a_hole_is_present_once_it_is_written() {
+        let memfd = memfd::create("hole", 4 * PAGE_SIZE as u64).unwrap();
+        let memory = Reservation::new(4 * PAGE_SIZE).unwrap();
+        memory.map(memfd.as_fd(), 0, Sharing::Private).unwrap();
+        let ram =
+            GuestMemoryMmap::from_regions(vec![memory.region(GuestAddress(0)).unwrap()]).unwrap();
+        let present = || {
+            let mut pages = [0xff; 4];
+            memory.present(0, &mut pages).unwrap();
+            pages.map(|page| page & 1)
+        };
+        assert_eq!(present(), [0; 4]);
+        let at = GuestAddress(2 * PAGE_SIZE as u64);
+        ram.write_obj(1_u8, at).unwrap();
+        assert_eq!(present(), [0, 0, 1, 0]);
+        assert!(memory.present(1, &mut [0; 4]).is_err());
+        assert!(memory.present(0, &mut []).is_err());
     }
 
     #[test]

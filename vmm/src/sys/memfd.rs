@@ -1,9 +1,10 @@
 //! Anonymous memory files: guest memory at boot and a snapshot's cache.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, seek};
 
 /// Makes a memfd of `len` bytes, all holes, whose length nobody can change.
 /// `name` shows up in `/proc`.
@@ -31,6 +32,46 @@ pub fn read_only(memfd: impl AsFd) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Makes a memfd of these bytes, which nobody can change any more.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut written = 0;
+    while written < bytes.len() {
+        written += rustix::io::write(&fd, &bytes[written..])?;
+    }
+    rustix::fs::fcntl_add_seals(&fd, IMMUTABLE | SealFlags::SEAL)?;
+    Ok(fd)
+}
+
+/// Whether a file is a memfd that nobody can change any more.
+pub fn is_sealed(file: impl AsFd) -> bool {
+    rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(IMMUTABLE))
+}
+
+const IMMUTABLE: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::WRITE);
+
+/// The next range of a file that is no hole, from `at` on, below `len`.
+///
+/// # Errors
+/// When the file cannot tell.
+pub fn data_after(file: impl AsFd, at: u64, len: u64) -> io::Result<Option<Range<u64>>> {
+    if at >= len {
+        return Ok(None);
+    }
+    let start = match seek(&file, SeekFrom::Data(at)) {
+        Ok(start) if start < len => start,
+        Ok(_) | Err(rustix::io::Errno::NXIO) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let end = seek(&file, SeekFrom::Hole(start))?.min(len);
+    Ok(Some(start..end))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +82,31 @@ mod tests {
         assert!(rustix::fs::ftruncate(&fd, 4096).is_err());
         assert!(rustix::fs::ftruncate(&fd, 16384).is_err());
         assert_eq!(rustix::io::pwrite(&fd, b"x", 4096).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_sealed_file_cannot_be_changed_and_is_known_as_such() {
+        let fd = sealed("test", b"content").unwrap();
+        assert!(is_sealed(&fd));
+        assert!(rustix::io::pwrite(&fd, b"x", 0).is_err());
+        assert!(rustix::fs::ftruncate(&fd, 0).is_err());
+        assert!(!is_sealed(create("test", 4096).unwrap()));
+        assert!(!is_sealed(tempfile::tempfile().unwrap()));
+    }
+
+    #[test]
+    fn data_is_found_between_holes() {
+        let fd = create("test", 5 * 4096).unwrap();
+        assert_eq!(data_after(&fd, 0, 5 * 4096).unwrap(), None);
+        for page in [1, 2, 4] {
+            rustix::io::pwrite(&fd, b"x", page * 4096).unwrap();
+        }
+        let next = |at: u64, len: u64| data_after(&fd, at * 4096, len * 4096).unwrap();
+        assert_eq!(next(0, 5), Some(4096..3 * 4096));
+        assert_eq!(next(2, 5), Some(2 * 4096..3 * 4096));
+        assert_eq!(next(3, 5), Some(4 * 4096..5 * 4096));
+        assert_eq!(next(3, 4), None, "past the end that was asked for");
+        assert_eq!(next(5, 5), None);
     }
 
     #[test]

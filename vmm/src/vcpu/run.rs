@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::DirtyTracker;
-use crate::bus::{Bus, Effects};
+use crate::bus::{Bus, Effects, GuestEnd};
 use crate::memory::GuestRam;
 use crate::sys::dirty_ring;
 
@@ -47,21 +47,20 @@ impl Board {
     }
 }
 
-/// Why a vCPU left the guest for good or for now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a vCPU left the guest for good or for now. Of several vCPUs' reasons, the
+/// greatest is the machine's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
     /// It was kicked; the guest can go on.
     Paused,
-    /// The guest asked for a reset, or crashed so hard that hardware would reset.
-    Reset,
-    /// The guest powered off.
-    PowerOff,
+    /// The guest is over by its own doing.
+    Ended(GuestEnd),
     /// KVM or the VMM cannot go on.
     Broken(Broken),
 }
 
 /// What KVM stopped with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Broken {
     /// The processor did not enter the guest.
     #[error("the processor did not enter the guest (hardware reason {0:#x})")]
@@ -123,8 +122,8 @@ fn handle(exit: VcpuExit<'_>, board: &Board) -> Option<Stop> {
             let effects = board.bus().pio_write(port, data);
             return apply(board, effects);
         }
-        VcpuExit::Shutdown => return Some(Stop::Reset),
-        VcpuExit::Hlt => return Some(Stop::PowerOff),
+        // A triple fault.
+        VcpuExit::Shutdown => return Some(Stop::Ended(GuestEnd::Rebooted)),
         VcpuExit::FailEntry(reason, _) => return Some(Stop::Broken(Broken::Entry(reason))),
         VcpuExit::Intr => {}
         other => return Some(Stop::Broken(Broken::Unknown(format!("{other:?}")))),
@@ -140,7 +139,7 @@ fn apply(board: &Board, effects: Effects) -> Option<Stop> {
     if effects.more_work && board.work.write(1).is_err() {
         return Some(kernel("waking the supervisor", io::Error::last_os_error()));
     }
-    effects.reset_requested.then_some(Stop::Reset)
+    effects.ended.map(Stop::Ended)
 }
 
 fn empty_ring(board: &Board, dirty: &Mutex<DirtyTracker>) -> Option<Stop> {

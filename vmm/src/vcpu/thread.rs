@@ -1,6 +1,5 @@
 //! A vCPU's thread and the handle that the supervisor has of it.
 
-use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -18,6 +17,7 @@ use crate::arch::x86_64::msrs;
 use crate::arch::x86_64::processor::{self, ProcessorError, ProcessorV1, Shape};
 use crate::arch::x86_64::registers::SregsV1;
 use crate::jail::{Jailed, SeccompError};
+use crate::step::{StepError, kernel};
 use crate::sys::kick::{KickSwitch, interrupt};
 
 /// How long a stopped vCPU may take for one order.
@@ -66,15 +66,9 @@ pub enum VcpuError {
     /// A part of the state could not be read or set.
     #[error(transparent)]
     State(#[from] ProcessorError),
-    /// A step with KVM failed.
-    #[error("KVM cannot {step}")]
-    Kernel {
-        /// Which one.
-        step: &'static str,
-        /// What the kernel says.
-        #[source]
-        source: io::Error,
-    },
+    /// A step with KVM or the thread failed.
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// The thread cannot give up what it does not need.
     #[error("the vCPU's thread cannot be confined")]
     Jail(#[from] SeccompError),
@@ -92,10 +86,14 @@ pub enum VcpuError {
     GuestStopped(Stop),
 }
 
-fn kernel<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> VcpuError {
-    move |source| VcpuError::Kernel {
-        step,
-        source: source.into(),
+impl VcpuError {
+    /// Why the guest stopped by itself, when that is what happened.
+    #[must_use]
+    pub fn guest_stopped(&self) -> Option<&Stop> {
+        match self {
+            Self::GuestStopped(stop) => Some(stop),
+            _ => None,
+        }
     }
 }
 
@@ -211,7 +209,7 @@ impl Vcpu {
     /// When the thread cannot be interrupted.
     pub fn kick(&self) -> Result<(), VcpuError> {
         self.kick.set(true);
-        interrupt(&self.thread).map_err(kernel("interrupt the vCPU"))
+        Ok(interrupt(&self.thread).map_err(kernel("interrupt the vCPU"))?)
     }
 
     /// Waits until a kicked guest has stopped.

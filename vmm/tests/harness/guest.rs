@@ -2,17 +2,21 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
 use snapback_proto::control::{self, Devices, Reply};
+use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::frame::{read_frame, write_frame};
-use snapback_proto::guest::{GuestMessage, HostMessage, Init};
+use snapback_proto::guest::{GuestMessage, HostMessage, Init, LogFormat, VsockAccess};
 use snapback_vmm::sys::memfd;
 
+use super::console::Console;
 use super::{PATIENCE, Vmm, wall_clock_ns};
 
 fn asset(name: &str) -> File {
@@ -63,12 +67,14 @@ fn code_image() -> File {
 pub struct Shape {
     pub memory_mib: u32,
     pub vcpus: u8,
+    pub template: CpuTemplate,
 }
 
 impl Shape {
     pub const SMALL: Self = Self {
         memory_mib: 128,
         vcpus: 1,
+        template: CpuTemplate::Host,
     };
 
     /// Guest memory, in bytes.
@@ -97,66 +103,217 @@ pub fn stream_pair() -> (UnixStream, OwnedFd) {
     (ours, theirs.into())
 }
 
-/// Where a guest's serial output goes: the test's own output.
-pub fn serial() -> OwnedFd {
-    let (mut reader, writer) = std::io::pipe().unwrap();
-    std::thread::spawn(move || {
-        let mut bytes = [0; 4096];
-        while let Ok(count @ 1..) = reader.read(&mut bytes) {
-            let _ = std::io::stderr().write_all(&bytes[..count]);
-        }
-    });
-    writer.into()
+/// What boots: its initramfs, its second disk, and the end of its command line.
+struct Software {
+    initramfs: File,
+    disk: File,
+    arguments: String,
 }
 
+/// A machine that was booted and runs.
+pub struct Booted {
+    pub vmm: Vmm,
+    pub channel: UnixStream,
+    pub console: Console,
+    shape: Shape,
+    memory: OwnedFd,
+    disks: [File; 2],
+}
+
+impl Booted {
+    fn start(shape: Shape, software: Software) -> Self {
+        let vmm = Vmm::start();
+        vmm.prepare(shape);
+        let memory = memfd::create("guest", shape.memory()).unwrap();
+        let disks = [asset("rootfs/python.erofs"), software.disk];
+        let (channel, theirs) = stream_pair();
+        let (console, serial) = Console::new();
+        let fixed = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 pci=off random.trust_cpu=on";
+        let command = control::Command::Boot {
+            command_line: format!("{fixed} {}", software.arguments),
+            devices: Devices::read_only_disks(2),
+        };
+        let kernel = asset("vmlinux");
+        let fds: [&dyn AsFd; 7] = [
+            &memory,
+            &kernel,
+            &software.initramfs,
+            &serial,
+            &theirs,
+            &disks[0],
+            &disks[1],
+        ];
+        assert_eq!(vmm.ask(&command, &fds).0, Reply::Booted);
+        Self {
+            vmm,
+            channel,
+            console,
+            shape,
+            memory,
+            disks,
+        }
+    }
+
+    /// Name, size in bytes and checksum of each disk, as the guest shall find them.
+    pub fn disks(&self) -> Vec<serde_json::Value> {
+        let disk = |(name, disk): (&str, &File)| {
+            let mut bytes = vec![0; usize::try_from(disk.metadata().unwrap().len()).unwrap()];
+            disk.read_exact_at(&mut bytes, 0).unwrap();
+            serde_json::json!([name, bytes.len(), crc32(&bytes)])
+        };
+        ["vda", "vdb"]
+            .into_iter()
+            .zip(&self.disks)
+            .map(disk)
+            .collect()
+    }
+
+    /// Takes the snapshot; the machine is gone afterwards.
+    pub fn snapshot(self) -> Snapshot {
+        let state = tempfile::tempfile().unwrap();
+        let (reply, _) = self.vmm.ask(&control::Command::Snapshot, &[&state]);
+        assert!(matches!(reply, Reply::Snapshotted { .. }), "{reply:?}");
+        Snapshot {
+            shape: self.shape,
+            state,
+            memory: self.memory,
+            disks: self.disks,
+        }
+    }
+}
+
+/// Boots a guest that is a function, as an agent does, and waits for its ready point.
 pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
-    let vmm = Vmm::start();
-    vmm.prepare(shape);
-    let memory = memfd::create("guest", shape.memory()).unwrap();
-    let disks = [asset("rootfs/python.erofs"), code_image()];
-    let (mut channel, theirs) = stream_pair();
-    let line = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 pci=off random.trust_cpu=on";
-    let command = control::Command::Boot {
-        command_line: line.to_owned(),
-        devices: Devices::read_only_disks(2),
+    let software = Software {
+        initramfs: asset("guest-init.cpio"),
+        disk: code_image(),
+        arguments: String::new(),
     };
-    let (kernel, initramfs) = (asset("vmlinux"), asset("guest-init.cpio"));
-    let fds: [&dyn AsFd; 7] = [
-        &memory,
-        &kernel,
-        &initramfs,
-        &serial(),
-        &theirs,
-        &disks[0],
-        &disks[1],
-    ];
-    assert_eq!(vmm.ask(&command, &fds).0, Reply::Booted);
-    drop(theirs);
-    let (hello, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
+    let mut booted = Booted::start(shape, software);
+    let channel = &mut booted.channel;
+    let (hello, _) = read_frame::<GuestMessage>(channel).unwrap();
     assert!(matches!(hello, GuestMessage::Hello { .. }), "{hello:?}");
     let init = Init {
         function: "counter".to_owned(),
         version: "$LATEST".to_owned(),
         handler: "app.handler".to_owned(),
         memory_mib: shape.memory_mib,
+        region: "local".to_owned(),
+        execution_env: None,
+        log_format: LogFormat::Text,
+        log_level: None,
+        // Its sockets are what some tests look at.
+        vsock: VsockAccess::Allowed,
         environment: vec![],
         wall_clock_ns: wall_clock_ns(),
     };
-    write_frame(&mut channel, &HostMessage::Init(init), b"").unwrap();
+    write_frame(channel, &HostMessage::Init(init), b"").unwrap();
     loop {
-        match read_frame::<GuestMessage>(&mut channel).unwrap() {
+        match read_frame::<GuestMessage>(channel).unwrap() {
             (GuestMessage::Ready { .. }, _) => break,
             (GuestMessage::Log { .. }, text) => eprint!("{}", String::from_utf8_lossy(&text)),
             (other, payload) => panic!("{other:?} {}", String::from_utf8_lossy(&payload)),
         }
     }
-    let state = tempfile::tempfile().unwrap();
-    let (reply, _) = vmm.ask(&control::Command::Snapshot, &[&state]);
-    assert!(matches!(reply, Reply::Snapshotted { .. }), "{reply:?}");
-    Snapshot {
-        shape,
-        state,
-        memory,
-        disks,
+    booted.snapshot()
+}
+
+/// The only process of a guest that the test has all to itself: it executes what
+/// comes through the invocation channel, line by line, as root.
+const ROOT_PROGRAM: &str = r#"
+import ctypes, json, os, socket, struct, sys, threading, time, traceback
+libc = ctypes.CDLL(None, use_errno=True)
+for kind, place in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/tmp")):
+    libc.mount(kind.encode(), place.encode(), kind.encode(), 0, None)
+channel = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+channel.connect((2, PORT))
+stream = channel.makefile("rw")
+print("ready", file=stream, flush=True)
+space = globals()
+for line in stream:
+    answer = None
+    try:
+        exec(json.loads(line), space)
+        answer = space.get("answer")
+    except BaseException:
+        answer = traceback.format_exc()
+    print(json.dumps(str(answer)), file=stream, flush=True)
+"#;
+
+/// Sectors of the root guest's second disk that are full of their own number, 64
+/// times in 8 bytes. What it runs lies before them.
+pub const PATTERN: Range<u64> = 128..4096;
+
+/// Mounts `/dev` and runs the text on the second disk. The kernel cuts its command
+/// line at spaces.
+const ROOT_START: &str = "root=/dev/vda rootfstype=erofs ro init=/usr/bin/python3 -- -c \
+    __import__('ctypes').CDLL(None).mount(b'd',b'/dev',b'devtmpfs',0,None);\
+    exec(open('/dev/vdb','rb').read(65536).rstrip(bytes(1)))";
+
+/// The checksum of zlib (RFC 1952, section 8), bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
+            sum >> 1 ^ if sum & 1 == 1 { 0xedb8_8320 } else { 0 }
+        })
+    })
+}
+
+/// An archive without files: the kernel goes on to the root file system.
+fn empty_initramfs() -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    let zeros = "00000000".repeat(11);
+    write!(file, "070701{zeros}0000000b00000000TRAILER!!!\0").unwrap();
+    file.set_len(512).unwrap();
+    file
+}
+
+/// Boots a guest whose only process is Python, as root, at the test's service.
+pub fn boot_root(shape: Shape) -> Booted {
+    let mut disk = tempfile::tempfile().unwrap();
+    let program = ROOT_PROGRAM.replace("PORT", &snapback_proto::CHANNEL_PORT.to_string());
+    disk.write_all(program.as_bytes()).unwrap();
+    for sector in PATTERN {
+        disk.write_all_at(&sector.to_le_bytes().repeat(64), sector * 512)
+            .unwrap();
     }
+    let software = Software {
+        initramfs: empty_initramfs(),
+        disk,
+        arguments: ROOT_START.to_owned(),
+    };
+    let booted = Booted::start(shape, software);
+    let ready = read_line(&mut &booted.channel);
+    assert_eq!(ready, "ready", "{}", booted.console.text());
+    booted
+}
+
+/// One line of a channel. Not buffered: what follows stays in the socket.
+fn read_line(channel: &mut impl Read) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    loop {
+        channel.read_exact(&mut byte).unwrap();
+        if byte == *b"\n" {
+            return String::from_utf8(line).unwrap();
+        }
+        line.push(byte[0]);
+    }
+}
+
+/// Sends lines of Python to a root guest without waiting for the end of them.
+pub fn send_code(mut channel: &UnixStream, code: &str) {
+    let line = serde_json::to_string(code).unwrap() + "\n";
+    channel.write_all(line.as_bytes()).unwrap();
+}
+
+/// What the code said in `answer`, when it ends.
+pub fn code_answer(mut channel: &UnixStream) -> String {
+    serde_json::from_str(&read_line(&mut channel)).unwrap()
+}
+
+/// Has a root guest execute lines of Python; the value of `answer`, as text.
+pub fn execute(channel: &UnixStream, code: &str) -> String {
+    send_code(channel, code);
+    code_answer(channel)
 }

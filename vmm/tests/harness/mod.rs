@@ -7,7 +7,9 @@
     clippy::panic,
     reason = "test code: a panic is how it fails"
 )]
+#![allow(dead_code, unused_imports, reason = "each test program uses its part")]
 
+mod console;
 mod guest;
 
 use std::fs::File;
@@ -26,13 +28,17 @@ use snapback_proto::control::{
     self, CONTROL_FD, Devices, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
 };
 use snapback_proto::frame::{read_frame, write_frame};
-use snapback_proto::guest::{GuestMessage, HostMessage, Invoke, Resume};
+use snapback_proto::guest::{GuestMessage, HostMessage, Identity, Invoke, Resume};
 use snapback_proto::ids::RequestId;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
-pub use guest::{Shape, Snapshot, boot_and_snapshot, snapshot};
-use guest::{serial, stream_pair};
+pub use console::Console;
+use guest::stream_pair;
+pub use guest::{
+    Booted, PATTERN, Shape, Snapshot, boot_and_snapshot, boot_root, code_answer, execute,
+    send_code, snapshot,
+};
 
 const PAGE: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,6 +108,7 @@ impl Vmm {
             control_version: CONTROL_VERSION,
             memory_mib: shape.memory_mib,
             vcpus: shape.vcpus,
+            template: shape.template,
         };
         match self.ask(&control::Command::Prepare(machine), &[]) {
             (Reply::Prepared { ranges }, mut fds) => {
@@ -141,6 +148,7 @@ fn wall_clock_ns() -> u64 {
 pub struct TestMachine {
     pub vmm: Vmm,
     pub faults: Arc<AtomicU64>,
+    pub console: Console,
     generation: u64,
 }
 
@@ -181,11 +189,13 @@ pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
             cold
         }
     };
-    let (reply, _) = restore_command(&vmm, snapshot, &memory, &snapshot.state);
+    let (console, serial) = Console::new();
+    let (reply, _) = restore_onto(&vmm, snapshot, &memory, &snapshot.state, serial);
     assert_eq!(reply, Reply::Restored);
     TestMachine {
         vmm,
         faults,
+        console,
         generation: 0,
     }
 }
@@ -197,8 +207,18 @@ pub fn restore_command(
     memory: &OwnedFd,
     state: &File,
 ) -> (Reply, Vec<OwnedFd>) {
+    restore_onto(vmm, snapshot, memory, state, Console::new().1)
+}
+
+fn restore_onto(
+    vmm: &Vmm,
+    snapshot: &Snapshot,
+    memory: &OwnedFd,
+    state: &File,
+    serial: OwnedFd,
+) -> (Reply, Vec<OwnedFd>) {
     let disks = &snapshot.disks;
-    let fds: [&dyn AsFd; 5] = [memory, state, &serial(), &disks[0], &disks[1]];
+    let fds: [&dyn AsFd; 5] = [memory, state, &serial, &disks[0], &disks[1]];
     vmm.ask(
         &control::Command::Restore {
             devices: Devices::read_only_disks(2),
@@ -239,19 +259,28 @@ fn page_in(uffd: &Uffd, ranges: &[FaultRange], source: &File, into: &File, count
 }
 
 impl TestMachine {
-    /// Lets the guest run on a fresh channel and waits for its confirmation.
-    pub fn resume(&mut self) -> UnixStream {
-        let (mut channel, theirs) = stream_pair();
+    /// Lets the guest run on a fresh channel.
+    pub fn run(&self) -> UnixStream {
+        let (channel, theirs) = stream_pair();
         assert_eq!(
             self.vmm.ask(&control::Command::Run, &[&theirs]).0,
             Reply::Running
         );
-        drop(theirs);
+        channel
+    }
+
+    /// Lets the guest run on a fresh channel and waits for its confirmation.
+    pub fn resume(&mut self) -> UnixStream {
+        let mut channel = self.run();
         self.generation += 1;
         let resume = Resume {
             generation: self.generation,
             entropy: [7; 64],
             wall_clock_ns: wall_clock_ns(),
+            identity: Identity {
+                hostname: "guest".to_owned(),
+                ..Identity::default()
+            },
         };
         write_frame(&mut channel, &HostMessage::Resume(resume), b"").unwrap();
         let (confirmed, _) = read_frame::<GuestMessage>(&mut channel).unwrap();

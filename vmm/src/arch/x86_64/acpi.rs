@@ -1,9 +1,11 @@
 //! ACPI tables of a hardware-reduced machine (ACPI 6.5, chapter 4.1): no power
-//! management hardware, no legacy timers; the kernel learns of its processors,
-//! the I/O APIC, the serial port, the virtio-mmio devices and the VM generation id.
+//! management hardware but the registers to power off and reset, no legacy timers;
+//! the kernel learns of its processors, the I/O APIC, the serial port, the panic
+//! notifier, the virtio-mmio devices and the VM generation id.
 
 use acpi_tables::aml;
-use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{
     EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
 };
@@ -13,6 +15,8 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 
 use super::{IOAPIC_ADDRESS, LAPIC_ADDRESS};
+use crate::bus::layout::{POWER_PORT, PVPANIC_PORT, SERIAL_GSI, SERIAL_PORT};
+use crate::devices::power;
 
 const OEM_ID: [u8; 6] = *b"SNAPBK";
 const OEM_TABLE_ID: [u8; 8] = *b"SNAPBKVM";
@@ -67,13 +71,7 @@ pub fn build(base: u32, vcpus: u8, devices: &[MmioDevice], generation: Generatio
         bytes: Vec::new(),
     };
     let dsdt = tables.add(&dsdt(devices, generation));
-    let fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
-        .dsdt_64(dsdt)
-        .flag(Flags::HwReducedAcpi)
-        .flag(Flags::PwrButton)
-        .flag(Flags::SlpButton)
-        .finalize();
-    let fadt = tables.add(&fadt);
+    let fadt = tables.add(&fadt(dsdt));
     let madt = tables.add(&madt(vcpus));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
@@ -109,6 +107,24 @@ impl Layout {
     }
 }
 
+fn fadt(dsdt: u64) -> FADT {
+    let register = |register: u8| {
+        let port = u64::from(POWER_PORT) + u64::from(register);
+        GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port)
+    };
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton)
+        .flag(Flags::ResetRegSup);
+    fadt.reset_reg = register(power::RESET);
+    fadt.reset_value = power::RESET_VALUE;
+    fadt.sleep_control_reg = register(power::SLEEP_CONTROL);
+    fadt.sleep_status_reg = register(power::SLEEP_STATUS);
+    fadt.finalize()
+}
+
 fn madt(vcpus: u8) -> MADT {
     let lapic = LocalInterruptController::Address(LAPIC_ADDRESS);
     let mut madt = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, lapic);
@@ -122,6 +138,8 @@ fn madt(vcpus: u8) -> MADT {
 fn dsdt(devices: &[MmioDevice], generation: GenerationId) -> Sdt {
     let mut body = Bytes(Vec::new());
     serial_port(&mut body);
+    panic_notifier(&mut body);
+    power_off(&mut body);
     for (index, device) in (0_u8..).zip(devices) {
         virtio_mmio(&mut body, index, *device);
     }
@@ -141,13 +159,35 @@ fn serial_port(sink: &mut Bytes) {
             &aml::Name::new(
                 "_CRS".into(),
                 &aml::ResourceTemplate::new(vec![
-                    &aml::Interrupt::new(true, true, false, false, 4),
-                    &aml::IO::new(0x3f8, 0x3f8, 0, 8),
+                    &aml::Interrupt::new(true, true, false, false, SERIAL_GSI),
+                    &aml::IO::new(SERIAL_PORT, SERIAL_PORT, 0, 8),
                 ]),
             ),
         ],
     )
     .to_aml_bytes(sink);
+}
+
+/// The device by whose id kernels find the notifier (QEMU, `docs/specs/pvpanic.rst`).
+fn panic_notifier(sink: &mut Bytes) {
+    aml::Device::new(
+        "_SB_.PEVT".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &"QEMU0001"),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new(
+                "_CRS".into(),
+                &aml::ResourceTemplate::new(vec![&aml::IO::new(PVPANIC_PORT, PVPANIC_PORT, 0, 1)]),
+            ),
+        ],
+    )
+    .to_aml_bytes(sink);
+}
+
+/// The type of the only sleep state, soft off (ACPI 6.5, chapter 7.4.2.6).
+fn power_off(sink: &mut Bytes) {
+    let values = aml::Package::new(vec![&power::S5_TYPE, &aml::ZERO, &aml::ZERO, &aml::ZERO]);
+    aml::Name::new("_S5_".into(), &values).to_aml_bytes(sink);
 }
 
 fn virtio_mmio(sink: &mut Bytes, index: u8, device: MmioDevice) {
@@ -261,6 +301,14 @@ mod tests {
             assert_eq!(&table[..4], signature);
             assert_eq!(checksum(table), 0, "{signature:?}");
         }
+        // The reset register and its value; sleep control and sleep status.
+        let port = |at: u8| [1, 8, 0, 1, at, 6, 0, 0, 0, 0, 0, 0];
+        assert_eq!(fadt[116..128], port(2));
+        assert_eq!(fadt[128], 1);
+        assert_eq!(fadt[244..256], port(0));
+        assert_eq!(fadt[256..268], port(1));
+        let s5 = b"_S5_\x12\x07\x04\x0a\x05\0\0\0";
+        assert!(dsdt.windows(s5.len()).any(|bytes| bytes == s5));
         // Package of two: the address's halves.
         let id = [b"ADDR\x12".as_slice(), &[8, 2, 0xc, 0, 0xf0, 0xad, 0xde, 0]].concat();
         assert!(dsdt.windows(id.len()).any(|bytes| bytes == id));

@@ -32,16 +32,16 @@ pub const MAX_ENTRIES: usize = kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 const FEATURES: u32 = 0x1;
 const KVM_FEATURES: u32 = 0x4000_0001;
 
-const ECX_TSC_DEADLINE: u32 = 1 << 24;
-const ECX_HYPERVISOR: u32 = 1 << 31;
+pub(super) const ECX_TSC_DEADLINE: u32 = 1 << 24;
+pub(super) const ECX_HYPERVISOR: u32 = 1 << 31;
 
 /// `KVM_FEATURE_CLOCKSOURCE`, `…_NOP_IO_DELAY`, `…_CLOCKSOURCE2` and
 /// `…_CLOCKSOURCE_STABLE_BIT` (kernel document `virt/kvm/x86/cpuid.rst`). Stolen
 /// time, asynchronous page faults and paravirtual EOI are left out: state in
 /// guest memory that only KVM knows of.
-const KVM_FEATURE_MASK: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 24;
+pub(super) const KVM_FEATURE_MASK: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 24;
 
-/// The table for a guest of `vcpus` processors on this host.
+/// Everything that KVM supports on this host, for a guest of `vcpus` processors.
 ///
 /// # Errors
 /// What KVM reports.
@@ -50,9 +50,43 @@ pub fn for_host(kvm: &Kvm, vcpus: u8) -> io::Result<Vec<CpuidEntryV1>> {
         .get_supported_cpuid(MAX_ENTRIES)
         .map_err(io::Error::from)?;
     let leaves = supported.as_slice().iter();
-    let mut table = leaves.map(|kernel| adjusted(kernel.into())).collect();
+    let mut table: Vec<_> = leaves.map(|kernel| adjusted(kernel.into())).collect();
+    without_unusable_tiles(&mut table);
     topology::apply(&mut table, vcpus);
     Ok(table)
+}
+
+/// KVM names AMX wherever the processor has it, but its state (XSAVE components 17
+/// and 18) only for a process that asked for it, which this one does not.
+fn without_unusable_tiles(table: &mut [CpuidEntryV1]) {
+    const TILES: u32 = 1 << 17 | 1 << 18;
+    let components = table
+        .iter()
+        .find(|leaf| (leaf.function, leaf.index) == (0xd, 0))
+        .map_or(0, |leaf| leaf.eax);
+    if components & TILES == TILES {
+        return;
+    }
+    for leaf in table.iter_mut().filter(|leaf| leaf.function == 0x7) {
+        match leaf.index {
+            // amx_bf16, amx_tile, amx_int8.
+            0 => leaf.edx &= !(1 << 22 | 1 << 24 | 1 << 25),
+            1 => {
+                // amx_fp16; amx_complex.
+                leaf.eax &= !(1 << 21);
+                leaf.edx &= !(1 << 8);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// As [`for_host`], for a process that has no `/dev/kvm` open.
+///
+/// # Errors
+/// What opening it or KVM reports.
+pub fn of_this_host(vcpus: u8) -> io::Result<Vec<CpuidEntryV1>> {
+    for_host(&Kvm::new().map_err(io::Error::from)?, vcpus)
 }
 
 fn adjusted(mut leaf: CpuidEntryV1) -> CpuidEntryV1 {

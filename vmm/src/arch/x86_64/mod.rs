@@ -1,7 +1,8 @@
 //! x86_64.
 //!
 //! * [`boot`], [`acpi`]: what a kernel finds in memory when it starts.
-//! * [`cpuid`], [`topology`]: which features and processors a guest sees.
+//! * [`cpuid`], [`template`], [`topology`]: which features and processors a guest
+//!   sees; [`features`]: what they are called.
 //! * [`registers`], [`msrs`], [`processor`]: the state of a vCPU.
 //! * [`interrupts`], [`clock`]: the state that belongs to the VM.
 
@@ -9,10 +10,12 @@ pub mod acpi;
 pub mod boot;
 pub mod clock;
 pub mod cpuid;
+pub mod features;
 pub mod interrupts;
 pub mod msrs;
 pub mod processor;
 pub mod registers;
+pub mod template;
 pub mod topology;
 
 /// Where KVM keeps three pages of its own on processors that need them to run

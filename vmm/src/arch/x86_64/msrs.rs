@@ -16,6 +16,9 @@ use std::io;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
+use snapback_proto::cpu::CpuTemplate;
+
+use super::template;
 
 /// `IA32_TIME_STAMP_COUNTER` (Intel SDM volume 4, table 2-2).
 const TSC: u32 = 0x10;
@@ -29,16 +32,16 @@ pub const WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
 /// Most registers that one snapshot may hold.
 pub const MAX: usize = 1024;
 
-/// Numbers of the registers that KVM can save, without those of time and of
-/// Hyper-V.
+/// Numbers of the registers that KVM can save, without those of time, of Hyper-V,
+/// and those out of the reach of a guest of `template`.
 ///
 /// # Errors
 /// What KVM reports.
-pub fn listed(kvm: &Kvm) -> io::Result<Vec<u32>> {
+pub fn listed(kvm: &Kvm, template: CpuTemplate) -> io::Result<Vec<u32>> {
     let list = kvm.get_msr_index_list().map_err(io::Error::from)?;
     let indices = list.as_slice().iter().copied();
     Ok(indices
-        .filter(|i| !is_time(*i) && !HYPER_V.contains(i))
+        .filter(|i| !is_time(*i) && !HYPER_V.contains(i) && template::reaches(template, *i))
         .collect())
 }
 

@@ -4,16 +4,20 @@
 //! registers before the MSRs of its timer, and pending events after everything
 //! that could raise one (as QEMU's `kvm_arch_put_registers` has it).
 
+use std::borrow::Cow;
 use std::io;
 
 use kvm_bindings::{kvm_lapic_state, kvm_mp_state, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
+use snapback_proto::cpu::CpuTemplate;
 
 use super::clock::{self, HostInstant, VcpuTimeV1};
+use super::cpuid::CpuidEntryV1;
 use super::msrs;
 use super::registers::{DebugRegsV1, EventsV1, RegsV1, SregsV1};
-use crate::sys::kvm::{get_xsave, lapic_bytes, lapic_from_bytes, set_xsave};
+use super::template;
+use crate::sys::kvm::{XSAVE_MIN, get_xsave, lapic_bytes, lapic_from_bytes, set_xsave};
 
 /// Registers of a local APIC, in bytes.
 pub const LAPIC_LEN: usize = 1024;
@@ -59,15 +63,42 @@ pub struct ProcessorError {
 pub struct Shape {
     /// What `KVM_CAP_XSAVE2` answers, in bytes; 0 where it is missing.
     pub xsave_len: usize,
+    /// How much of that belongs to what the guest sees, in bytes; the rest is
+    /// zero and not kept.
+    pub xsave_kept: usize,
 }
 
 impl Shape {
-    /// Asks the VM.
+    /// Asks the VM, whose guest sees `cpuid`. With the host's own processor the whole
+    /// area is kept.
     #[must_use]
-    pub fn of(vm: &VmFd) -> Self {
+    pub fn of(vm: &VmFd, template: CpuTemplate, cpuid: &[CpuidEntryV1]) -> Self {
+        let xsave_len = usize::try_from(vm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+        let area = xsave_len.max(XSAVE_MIN);
         Self {
-            xsave_len: usize::try_from(vm.check_extension_int(Cap::Xsave2)).unwrap_or(0),
+            xsave_len,
+            xsave_kept: match template {
+                CpuTemplate::Host => area,
+                _ => template::xsave_len(cpuid).min(area),
+            },
         }
+    }
+
+    /// The area as KVM takes it.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is of another length than this machine's guests have.
+    fn xsave<'a>(&self, kept: &'a [u8]) -> io::Result<Cow<'a, [u8]>> {
+        let area = self.xsave_len.max(XSAVE_MIN);
+        if kept.len() != self.xsave_kept {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if kept.len() == area {
+            return Ok(Cow::Borrowed(kept));
+        }
+        let mut whole = kept.to_vec();
+        whole.resize(area, 0);
+        Ok(Cow::Owned(whole))
     }
 }
 
@@ -105,10 +136,12 @@ pub fn read(
         .unwrap_or(0)
         .min(xcrs.xcrs.len());
     let lapic = vcpu.get_lapic().map_err(failed(GET, "local APIC"))?;
+    let mut xsave = get_xsave(vcpu, shape.xsave_len).map_err(failed(GET, "extended state"))?;
+    xsave.truncate(shape.xsave_kept);
     Ok(ProcessorV1 {
         regs: (&vcpu.get_regs().map_err(failed(GET, "general registers"))?).into(),
         sregs: (&vcpu.get_sregs().map_err(failed(GET, "system registers"))?).into(),
-        xsave: get_xsave(vcpu, shape.xsave_len).map_err(failed(GET, "extended state"))?,
+        xsave,
         xcrs: xcrs.xcrs[..count]
             .iter()
             .map(|xcr| (xcr.xcr, xcr.value))
@@ -132,7 +165,10 @@ pub fn read(
 /// When KVM refuses a part.
 pub fn write(vcpu: &VcpuFd, shape: &Shape, state: &ProcessorV1) -> Result<(), ProcessorError> {
     const SET: &str = "set";
-    set_xsave(vcpu, shape.xsave_len, &state.xsave).map_err(failed(SET, "extended state"))?;
+    let xsave = shape
+        .xsave(&state.xsave)
+        .map_err(failed(SET, "extended state"))?;
+    set_xsave(vcpu, shape.xsave_len, &xsave).map_err(failed(SET, "extended state"))?;
     let xcrs = xcrs_of(state).map_err(failed(SET, "extended control registers"))?;
     vcpu.set_xcrs(&xcrs)
         .map_err(failed(SET, "extended control registers"))?;

@@ -41,7 +41,7 @@ impl Signals {
             } else {
                 Lines::NONE
             },
-            reset_requested: false,
+            ended: None,
             more_work: self.more_work,
         }
     }

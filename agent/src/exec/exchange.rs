@@ -1,0 +1,208 @@
+//! A request over the channel: the event to the guest, its answer back.
+
+use std::time::Duration;
+
+use snapback_proto::guest::{GuestMessage, HostMessage, Invoke};
+use snapback_proto::ids::RequestId;
+
+use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};
+use super::invoke::{Invocation, Outcome};
+use super::logs::FunctionLog;
+use super::stream::{Answering, Sink};
+use super::{answer, wall_clock_ns};
+
+/// How the guest ended a request.
+#[derive(Debug)]
+pub struct Answered {
+    /// With what.
+    pub outcome: Outcome,
+    /// Extensions still work on it.
+    pub more: bool,
+    /// The guest is not what a restore should have made of it.
+    pub spoilt: bool,
+}
+
+impl Answered {
+    const fn last(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            more: false,
+            spoilt: false,
+        }
+    }
+}
+
+/// Sends the event and reads until the answer; both at once, because a guest may
+/// write before it has read everything.
+///
+/// # Errors
+/// When the channel breaks, or the guest breaks a rule.
+pub async fn exchange(
+    reader: &mut Reader<'_>,
+    writer: &mut Writer<'_>,
+    invocation: &Invocation,
+    log: &mut FunctionLog,
+    sink: Option<Sink>,
+) -> Result<Answered, ChannelError> {
+    let timeout_ms = u64::try_from(invocation.timeout.as_millis()).unwrap_or(u64::MAX);
+    let message = HostMessage::Invoke(Invoke {
+        request: invocation.request.clone(),
+        deadline_ms: (wall_clock_ns() / 1_000_000).saturating_add(timeout_ms),
+        function_arn: invocation.function_arn.clone(),
+        trace_id: invocation.trace_id.clone(),
+        client_context: invocation.client_context.clone(),
+        tenant_id: invocation.tenant_id.clone(),
+    });
+    let send = writer.send(&message, &invocation.payload);
+    let receive = receive(reader, &invocation.request, log, sink);
+    tokio::try_join!(send, receive).map(|((), answered)| answered)
+}
+
+async fn receive(
+    reader: &mut Reader<'_>,
+    request: &RequestId,
+    log: &mut FunctionLog,
+    sink: Option<Sink>,
+) -> Result<Answered, ChannelError> {
+    let mut answering = Answering::new(sink);
+    loop {
+        match reader.receive().await? {
+            (GuestMessage::Log { stream }, bytes) => log.push(stream, &bytes),
+            (
+                GuestMessage::StreamStarted {
+                    request: of,
+                    content_type,
+                },
+                _,
+            ) if of == *request && !answering.has_begun() => answering.start(content_type).await,
+            (GuestMessage::StreamChunk, bytes) => {
+                if let Some(outcome) = answering.push(bytes).await? {
+                    return Ok(Answered::last(outcome));
+                }
+            }
+            (
+                GuestMessage::StreamEnded {
+                    request: of,
+                    error_type,
+                    more,
+                },
+                body,
+            ) if of == *request && answering.has_begun() => {
+                if let Some(outcome) = answering.end(error_type, &body) {
+                    return Ok(Answered {
+                        more,
+                        ..Answered::last(outcome)
+                    });
+                }
+            }
+            (message, body) => {
+                return answered(message, body, request, answering.has_begun());
+            }
+        }
+    }
+}
+
+/// The answers that come whole.
+fn answered(
+    message: GuestMessage,
+    body: Vec<u8>,
+    expected: &RequestId,
+    begun: bool,
+) -> Result<Answered, ChannelError> {
+    match message {
+        GuestMessage::Response {
+            request,
+            content_type,
+            more,
+        } if request == *expected && !begun => Ok(Answered {
+            more,
+            ..Answered::last(Outcome::Response { body, content_type })
+        }),
+        GuestMessage::Failed {
+            request,
+            error_type,
+            more,
+        } if request == *expected => Ok(Answered {
+            more,
+            ..Answered::last(Outcome::FunctionError { error_type, body })
+        }),
+        GuestMessage::RestoreFailed {
+            request,
+            error_type,
+        } if request == *expected => Ok(Answered {
+            spoilt: true,
+            ..Answered::last(Outcome::FunctionError { error_type, body })
+        }),
+        GuestMessage::RuntimeExited {
+            request,
+            status,
+            out_of_memory,
+            more,
+        } if request == *expected => {
+            let (error_type, body) = answer::runtime_exited(expected, status, out_of_memory);
+            let error_type = Some(error_type);
+            Ok(Answered {
+                more,
+                ..Answered::last(Outcome::FunctionError { error_type, body })
+            })
+        }
+        message => Err(out_of_turn(&message, "this request's answer or Log")),
+    }
+}
+
+/// What is left to do in a guest after the answer: its extensions finish.
+#[derive(Debug)]
+pub struct Rest {
+    channel: Channel,
+    request: RequestId,
+    log: FunctionLog,
+    limit: Duration,
+}
+
+impl Rest {
+    /// What is left of a request that was answered; it may take up to `limit`.
+    #[must_use]
+    pub const fn new(
+        channel: Channel,
+        request: RequestId,
+        log: FunctionLog,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            channel,
+            request,
+            log,
+            limit,
+        }
+    }
+
+    /// Waits for the guest's word that nothing is left.
+    ///
+    /// # Errors
+    /// When it does not come in time, or something else does: in words, for the
+    /// books.
+    pub async fn finish(mut self) -> Result<(), String> {
+        let (mut reader, _writer) = self.channel.split();
+        let (request, log) = (&self.request, &mut self.log);
+        let finished = async {
+            loop {
+                match reader.receive().await {
+                    Ok((GuestMessage::Log { stream }, bytes)) => log.push(stream, &bytes),
+                    Ok((GuestMessage::Finished { request: of }, _)) if of == *request => {
+                        return Ok(());
+                    }
+                    Ok((message, _)) => {
+                        return Err(out_of_turn(&message, "Finished or Log").to_string());
+                    }
+                    Err(error) => return Err(format!("the invocation channel broke: {error}")),
+                }
+            }
+        };
+        let finished = tokio::time::timeout(self.limit, finished).await;
+        self.log.finish();
+        finished.unwrap_or_else(|_| {
+            let limit = self.limit;
+            Err(format!("the extensions did not finish within {limit:?}"))
+        })
+    }
+}
