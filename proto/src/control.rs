@@ -68,6 +68,9 @@ pub enum Command {
     Restore {
         /// The same devices as at `Boot`.
         devices: Devices,
+        /// Whether the memory may lack pages of the snapshot, which are faulted in
+        /// through the userfaultfd. Otherwise its holes are zero in the snapshot, too.
+        lazy: bool,
     },
     /// Let a restored or reset guest run. Descriptor: the host end of its
     /// invocation channel (a fresh stream socket).

@@ -19,7 +19,7 @@ mod timeouts;
 
 pub use limits::Limits;
 pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
-pub use memory::{Pager, Snapshots};
+pub use memory::{Fill, Pager, Snapshots};
 pub use paths::Paths;
 use range::Range;
 pub use reset::Reset;

@@ -72,7 +72,7 @@ impl Node {
             pager,
             timeouts,
             command_line,
-            config.pager.working_sets,
+            config.pager,
             first_generation,
         );
         let pool_limits = PoolLimits {

@@ -182,6 +182,14 @@ impl Pager {
     }
 }
 
+impl Pager {
+    /// Brings all of a snapshot's memory, between faults and after what is being
+    /// prefetched. A page that cannot be had leaves it incomplete.
+    pub fn complete(&self, cache: &Arc<MemoryCache>) {
+        self.shared.prefetches.add_rest(cache);
+    }
+}
+
 impl Drop for Pager {
     fn drop(&mut self) {
         // The counter stays set, so every thread sees it.

@@ -70,6 +70,8 @@ pub struct RestoreFiles {
     pub serial: OwnedFd,
     /// What stands behind its devices.
     pub devices: DeviceFiles,
+    /// Whether the memory may lack pages of the snapshot.
+    pub lazy: bool,
 }
 
 /// [`Devices`] with their descriptors.
@@ -188,7 +190,7 @@ impl Request {
                     state: state.into(),
                 })
             }
-            Command::Restore { devices } => {
+            Command::Restore { devices, lazy } => {
                 let (head, devices) = split(fds, &devices).map_err(wrong)?;
                 let [memory, state, serial] = head;
                 Ok(Self::Restore(RestoreFiles {
@@ -196,6 +198,7 @@ impl Request {
                     state: state.into(),
                     serial,
                     devices,
+                    lazy,
                 }))
             }
             Command::Run => {
@@ -293,6 +296,7 @@ mod tests {
         };
         let restore = Command::Restore {
             devices: Devices::read_only_disks(1),
+            lazy: true,
         };
         let cases = [
             (boot, 7),

@@ -222,6 +222,7 @@ fn restore_onto(
     vmm.ask(
         &control::Command::Restore {
             devices: Devices::read_only_disks(2),
+            lazy: true,
         },
         &fds,
     )
