@@ -64,13 +64,15 @@ pub enum Command {
         hub: bool,
     },
     /// Pause at an instant when no device has work in flight and write the
-    /// state. Descriptor: where the state goes (an empty file). The memory is in
-    /// the memfd of `Boot`. Only the end of the process follows.
+    /// state. Descriptors: where the state goes (an empty file), then for each
+    /// scratch disk where its content goes (an empty sparse file of its length). The
+    /// memory is in the memfd of `Boot`. Only the end of the process follows.
     Snapshot,
     /// Put a snapshot into a blank machine. Descriptors: memory (memfd, mapped
     /// private), state file, serial output (pipe), then those of [`Devices`].
     Restore {
-        /// The same devices as at `Boot`.
+        /// The same devices as at `Boot`; a scratch disk's base is now what it
+        /// held at the snapshot.
         devices: Devices,
     },
     /// Let a restored or reset guest run. Descriptors: the host end of its
@@ -117,11 +119,13 @@ pub struct Machine {
 }
 
 /// The devices of a machine that are its own choice. Their descriptors follow in
-/// this order: the disks' in order.
+/// this order: the disks' in order, then the net device's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Devices {
     /// Disks; the first is the guest's `vda`.
     pub disks: Vec<Disk>,
+    /// The network, if there is one.
+    pub net: Option<Net>,
 }
 
 impl Devices {
@@ -130,13 +134,15 @@ impl Devices {
     pub fn read_only_disks(count: usize) -> Self {
         Self {
             disks: vec![Disk::ReadOnly; count],
+            net: None,
         }
     }
 
     /// How many descriptors follow for them.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        self.disks.iter().map(Disk::descriptors).sum()
+        let disks = self.disks.iter().map(Disk::descriptors);
+        disks.sum::<usize>() + usize::from(self.net.is_some())
     }
 }
 
@@ -145,6 +151,14 @@ impl Devices {
 pub enum Disk {
     /// Shows an image. Descriptor: the image.
     ReadOnly,
+    /// A base that the machine's own writes lie over. Descriptors: the base, only
+    /// ever read, and the overlay, an empty sparse file of the base's length that
+    /// belongs to this machine alone.
+    Scratch {
+        /// Most bytes that the overlay may take up; over it, writes are I/O errors
+        /// to the guest.
+        overlay_limit: u64,
+    },
 }
 
 impl Disk {
@@ -153,8 +167,17 @@ impl Disk {
     pub fn descriptors(&self) -> usize {
         match self {
             Self::ReadOnly => 1,
+            Self::Scratch { .. } => 2,
         }
     }
+}
+
+/// The net device of a machine. Descriptor: a tap (`IFF_TAP`, `IFF_NO_PI`,
+/// `IFF_VNET_HDR`) that belongs to this machine alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Net {
+    /// The guest's address.
+    pub mac: [u8; 6],
 }
 
 /// VMM to agent.

@@ -1,5 +1,10 @@
 //! A real Python function in a real guest: restored, run, reset, compared.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests count as code outside tests"
+)]
+
 mod harness;
 
 use std::fs::File;

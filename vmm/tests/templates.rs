@@ -8,6 +8,8 @@
 )]
 
 mod harness;
+#[expect(dead_code, reason = "this program needs only some of it")]
+mod tiny;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -15,10 +17,11 @@ use std::sync::Arc;
 
 use harness::{Cache, Shape, Vmm, boot_and_snapshot, restore_command, restored_from, snapshot};
 use snapback_proto::CONTROL_VERSION;
-use snapback_proto::control::{Command, Failure, Machine, Reply};
+use snapback_proto::control::{Command, Event, Failure, Machine, Reply, StopReason, VmmMessage};
 use snapback_proto::cpu::CpuTemplate;
 use snapback_vmm::arch::x86_64::{cpuid, features};
 use snapback_vmm::supervisor::Saved;
+use tiny::Tiny;
 
 /// The processor's features and name, as the guest's kernel sees them.
 const CPUINFO: &str = r#"(lambda info: [
@@ -236,4 +239,33 @@ fn a_state_that_contradicts_its_template_or_kvm_is_refused() {
     });
     assert_eq!(foreign.section.as_deref(), Some("processor"));
     assert!(foreign.reason.contains("MSR 0x12345678"), "{foreign:?}");
+}
+
+#[test]
+fn a_register_out_of_the_templates_reach_faults_and_others_do_not() {
+    // IA32_PLATFORM_INFO, which KVM answers without asking CPUID; MISC_ENABLE.
+    for (template, msr, readable) in [
+        (CpuTemplate::Host, 0xce, true),
+        (CpuTemplate::V2, 0xce, false),
+        (CpuTemplate::V2, 0x1a0, true),
+    ] {
+        let guest = Tiny {
+            shape: Shape {
+                template,
+                memory_mib: 64,
+                vcpus: 1,
+            },
+            counter: 0,
+            msr: Some(msr),
+        };
+        let mut running = guest.boot();
+        if readable {
+            assert_eq!(running.read_until(b'r'), "r", "{template}, {msr:#x}");
+        } else {
+            // There is nobody to handle the fault.
+            let (message, _) = running.vmm.message();
+            let expected = VmmMessage::Event(Event::Stopped(StopReason::Rebooted));
+            assert_eq!(message, expected, "{template}, {msr:#x}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::rootfs;
 use crate::workspace;
 
 /// The root file systems that are made.
-const ROOT_FILE_SYSTEMS: [&str; 1] = ["python"];
+const ROOT_FILE_SYSTEMS: [&str; 3] = ["provided", "python", "nodejs"];
 
 /// Makes what is missing or out of date; the result is the directory.
 pub fn make(cache: &Cache) -> Result<PathBuf> {

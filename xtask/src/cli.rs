@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::assets;
 use crate::cache::Cache;
 use crate::demo;
+use crate::examples;
 use crate::execution;
 use crate::host_box::{Clock, Settings};
 use crate::job::Job;
@@ -43,6 +44,8 @@ enum Command {
         #[arg(long)]
         refresh: bool,
     },
+    /// Complete the functions of `examples/` and say where they are: `target/examples`.
+    Examples,
     /// Check everything: format, lints, unit tests, integration tests.
     Test {
         /// Only integration tests whose name contains this, and nothing else.
@@ -94,6 +97,7 @@ pub fn run() -> Result<u8> {
             }
             assets::make(cache)
         }),
+        Command::Examples => made(examples::make),
         Command::Test { filter, timeout } => Ok(test::run(&test::Options {
             filter,
             limit: Duration::from_secs(timeout),

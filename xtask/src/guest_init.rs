@@ -7,34 +7,15 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::cpio::Archive;
-use crate::process;
-use crate::workspace;
+use crate::static_program;
 
-/// The package and its binary.
+/// The package and its program.
 const PACKAGE: &str = "snapback-guest-init";
-
-/// The guest's platform, which is the host's. Named all the same: with a named target, cargo
-/// keeps build scripts free of the flags for static linking.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds guest-init and writes its initramfs to `image`. Cargo knows whether anything
 /// changed, so this is not in the cache.
 pub fn make(image: &Path) -> Result<()> {
-    let target_dir = workspace::target().join("guest");
-    // RUSTFLAGS wins over every other place that flags can be set in, so it is set here.
-    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    process::visible(
-        workspace::cargo()
-            .args(["build", "--quiet", "--release", "--package", PACKAGE])
-            .args(["--target", TARGET, "--target-dir"])
-            .arg(&target_dir)
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .env(
-                "RUSTFLAGS",
-                format!("{flags} -C target-feature=+crt-static -C strip=debuginfo"),
-            ),
-    )?;
-    let binary = target_dir.join(TARGET).join("release").join(PACKAGE);
+    let binary = static_program::build(PACKAGE)?;
     let program =
         fs::read(&binary).with_context(|| format!("the build left no {}", binary.display()))?;
     let packed = pack(&program);

@@ -4,14 +4,18 @@
 //!  snapback agent                        runs the node
 //!  snapback function create|list|delete  ─┐ HTTP over the
 //!  snapback invoke NAME --payload FILE   ─┘ agent's socket
+//!  snapback snapshot inspect|verify|diff  looks at snapshots' directories
 //!  snapback doctor [--json]              looks at the host
 //! ```
 
 mod agent;
 mod client;
+mod description;
 mod doctor;
 mod function;
 mod invoke;
+mod snapshot;
+mod upload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +41,9 @@ enum Command {
     Function(function::FunctionCommand),
     /// Run a function once and print its answer.
     Invoke(invoke::InvokeArguments),
+    /// Look at snapshots on disk; needs no agent.
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Say whether this host can run microVMs, and what is missing.
     Doctor(doctor::DoctorArguments),
 }
@@ -62,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Agent(arguments) => agent::run(&arguments),
         Command::Function(command) => in_runtime(function::run(command)),
         Command::Invoke(arguments) => in_runtime(invoke::run(arguments)),
+        Command::Snapshot(command) => snapshot::run(&command),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };
     done.unwrap_or_else(|error| {

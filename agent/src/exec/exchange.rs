@@ -124,14 +124,14 @@ fn answered(
             more,
         } if request == *expected => Ok(Answered {
             more,
-            ..Answered::last(Outcome::FunctionError { error_type, body })
+            ..Answered::last(failed(error_type, body))
         }),
         GuestMessage::RestoreFailed {
             request,
             error_type,
         } if request == *expected => Ok(Answered {
             spoilt: true,
-            ..Answered::last(Outcome::FunctionError { error_type, body })
+            ..Answered::last(failed(error_type, body))
         }),
         GuestMessage::RuntimeExited {
             request,
@@ -147,6 +147,13 @@ fn answered(
             })
         }
         message => Err(out_of_turn(&message, "this request's answer or Log")),
+    }
+}
+
+fn failed(error_type: Option<String>, body: Vec<u8>) -> Outcome {
+    Outcome::FunctionError {
+        error_type: error_type.map(answer::error_type),
+        body,
     }
 }
 

@@ -22,7 +22,7 @@ use crate::lock::Lock;
 use crate::pager::Pager;
 use crate::process::{CgroupRoot, Launcher};
 use crate::snapshots::Catalogue;
-use crate::store::Store;
+use crate::store::{Function, Store};
 
 /// Where packages put the VMM program.
 const INSTALLED_VMM: &str = "/usr/libexec/snapback/snapback-vmm";
@@ -54,7 +54,7 @@ impl Node {
         let catalogue = Catalogue::open(state.join("snapshots"), window)?;
 
         let functions = store.functions()?;
-        let codes: Vec<_> = functions.iter().map(|function| function.code).collect();
+        let codes: Vec<_> = functions.iter().flat_map(Function::images).collect();
         images.keep_only(&codes);
         let snapshots: Vec<_> = functions.iter().map(|f| f.snapshot.clone()).collect();
         catalogue.keep_only(&snapshots)?;

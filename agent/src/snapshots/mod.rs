@@ -27,3 +27,6 @@ pub use error::SnapshotError;
 pub use files::SnapshotFiles;
 pub use hints::FirstRun;
 pub use loaded::{Disks, Snapshot};
+
+#[cfg(test)]
+mod tests;

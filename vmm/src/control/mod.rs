@@ -9,7 +9,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use snapback_proto::control::{
-    Command, ControlError, Devices, Disk, Event, Failure, Machine, Reply, VmmMessage, receive, send,
+    Command, ControlError, Devices, Disk, Event, Failure, Machine, Net, Reply, VmmMessage, receive,
+    send,
 };
 use snapback_proto::words::chain;
 
@@ -23,10 +24,7 @@ pub enum Request {
     /// See [`Command::Boot`].
     Boot(BootFiles),
     /// See [`Command::Snapshot`].
-    Snapshot {
-        /// Where the state goes.
-        state: File,
-    },
+    Snapshot(SnapshotFiles),
     /// See [`Command::Restore`].
     Restore(RestoreFiles),
     /// See [`Command::Run`].
@@ -68,6 +66,15 @@ pub struct BootFiles {
     pub devices: DeviceFiles,
 }
 
+/// Where a snapshot goes.
+#[derive(Debug)]
+pub struct SnapshotFiles {
+    /// The state.
+    pub state: File,
+    /// What each scratch disk holds, in order. How many there are, the machine knows.
+    pub disks: Vec<File>,
+}
+
 /// What a machine is restored from.
 #[derive(Debug)]
 pub struct RestoreFiles {
@@ -86,6 +93,17 @@ pub struct RestoreFiles {
 pub struct DeviceFiles {
     /// Disks, `vda` first.
     pub disks: Vec<DiskFiles>,
+    /// The net device, if there is one.
+    pub net: Option<NetFiles>,
+}
+
+/// A [`Net`] with its descriptor.
+#[derive(Debug)]
+pub struct NetFiles {
+    /// The guest's address.
+    pub mac: [u8; 6],
+    /// The tap.
+    pub tap: OwnedFd,
 }
 
 /// A [`Disk`] with its descriptors.
@@ -95,6 +113,15 @@ pub enum DiskFiles {
     ReadOnly {
         /// What the disk shows.
         image: File,
+    },
+    /// See [`Disk::Scratch`].
+    Scratch {
+        /// What lies under the writes.
+        base: File,
+        /// Where they go.
+        overlay: File,
+        /// Most bytes that the overlay may take up.
+        overlay_limit: u64,
     },
 }
 
@@ -198,10 +225,11 @@ impl Request {
                 Ok(Self::Boot(files))
             }
             Command::Snapshot => {
-                let [state] = exactly(fds).ok_or(wrong(1))?;
-                Ok(Self::Snapshot {
-                    state: state.into(),
-                })
+                let mut files = fds.into_iter().map(File::from);
+                Ok(Self::Snapshot(SnapshotFiles {
+                    state: files.next().ok_or(wrong(1))?,
+                    disks: files.collect(),
+                }))
             }
             Command::Restore { devices } => {
                 let (head, devices) = split(fds, &devices).map_err(wrong)?;
@@ -239,7 +267,7 @@ impl Request {
         match self {
             Self::Prepare(_) => "prepare",
             Self::Boot(_) => "boot",
-            Self::Snapshot { .. } => "snapshot",
+            Self::Snapshot(_) => "snapshot",
             Self::Restore(_) => "restore",
             Self::Run { .. } => "run",
             Self::Reset => "reset",
@@ -280,9 +308,21 @@ impl DeviceFiles {
                 Disk::ReadOnly => DiskFiles::ReadOnly {
                     image: fds.next()?.into(),
                 },
+                Disk::Scratch { overlay_limit } => DiskFiles::Scratch {
+                    base: fds.next()?.into(),
+                    overlay: fds.next()?.into(),
+                    overlay_limit: *overlay_limit,
+                },
             });
         }
-        Some(Self { disks })
+        let net = match devices.net {
+            Some(Net { mac }) => Some(NetFiles {
+                mac,
+                tap: fds.next()?,
+            }),
+            None => None,
+        };
+        Some(Self { disks, net })
     }
 }
 
@@ -323,18 +363,30 @@ mod tests {
             hub: true,
         };
         let restore = Command::Restore {
-            devices: Devices::read_only_disks(1),
+            devices: Devices {
+                disks: vec![
+                    Disk::Scratch {
+                        overlay_limit: 4096,
+                    },
+                    Disk::ReadOnly,
+                ],
+                net: Some(Net { mac: [2; 6] }),
+            },
         };
         let cases = [
             (boot, 7),
             (with_hub, 8),
-            (Command::Snapshot, 1),
-            (restore, 4),
+            (restore, 7),
             (Command::Run { hub: false }, 1),
             (Command::Run { hub: true }, 2),
             (Command::Reset, 0),
             (Command::Verify, 0),
         ];
+        for count in 0..9 {
+            // How many disks are written down, the machine knows.
+            let snapshot = Request::new(Command::Snapshot, descriptors(count));
+            assert_eq!(snapshot.is_ok(), count > 0);
+        }
         for (command, expected) in cases {
             for count in 0..9 {
                 let request = Request::new(command.clone(), descriptors(count));

@@ -11,11 +11,9 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
-
 use super::page_map::PageMap;
 use crate::memory::PAGE_SIZE;
+use crate::sys::memfd;
 
 /// Most diffs on top of a whole memory.
 pub const MAX_DIFFS: usize = 4;
@@ -147,7 +145,8 @@ impl Layers {
         files
             .chain([&self.whole])
             .try_fold(u64::MAX, |first, file| {
-                Ok(first.min(data_after(file, offset)?))
+                let data = memfd::data_after(file, offset, self.len)?;
+                Ok(data.map_or(first, |data| first.min(data.start)))
             })
     }
 }
@@ -158,16 +157,6 @@ fn check_len(file: &File, expected: u64) -> Result<(), LayerError> {
         Ok(())
     } else {
         Err(LayerError::Length { found, expected })
-    }
-}
-
-fn data_after(file: &File, offset: u64) -> io::Result<u64> {
-    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(data) => Ok(data),
-        Err(Errno::NXIO) => Ok(u64::MAX),
-        // A file system that knows no holes: everything is data.
-        Err(Errno::INVAL) => Ok(offset),
-        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -31,7 +31,7 @@ pub use blob::Blob;
 pub use digest::{Digest, InvalidDigest};
 pub use error::{HeaderFault, ReadError, SectionFault, WriteError};
 pub use format::{Architecture, SectionKind};
-pub use reader::StateReader;
+pub use reader::{SectionInfo, StateReader};
 pub use writer::{StateWriter, Written};
 
 #[cfg(test)]

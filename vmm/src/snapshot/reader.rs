@@ -19,9 +19,25 @@ pub struct StateReader {
     sections: Vec<Entry>,
 }
 
+/// A section as its head has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SectionInfo {
+    /// What it describes.
+    pub kind: SectionKind,
+    /// Which of its kind, from 0.
+    pub index: u16,
+    /// Version of its body.
+    pub version: u16,
+    /// Length of its body, in bytes.
+    pub len: u32,
+    /// Hash of head and body.
+    pub hash: Digest,
+}
+
 #[derive(Debug)]
 struct Entry {
     head: Head,
+    hash: Digest,
     start: usize,
     used: bool,
 }
@@ -103,10 +119,15 @@ impl StateReader {
         self.heads().filter(|head| head.kind == kind).count()
     }
 
-    /// Kind, version and body length (bytes) of every section, in order: what
-    /// `snapback snapshot inspect` prints.
-    pub fn list(&self) -> impl Iterator<Item = (SectionKind, u16, u32)> + '_ {
-        self.heads().map(|head| (head.kind, head.version, head.len))
+    /// Every section but the end, in order: what `snapback snapshot inspect` prints.
+    pub fn list(&self) -> impl Iterator<Item = SectionInfo> + '_ {
+        self.sections.iter().map(|entry| SectionInfo {
+            kind: entry.head.kind,
+            index: entry.head.index,
+            version: entry.head.version,
+            len: entry.head.len,
+            hash: entry.hash,
+        })
     }
 
     /// Ends reading.
@@ -137,15 +158,19 @@ impl StateReader {
             let head = parse_head(&bytes[at..], last)?;
             let fault = |fault| ReadError::of(head.kind, head.index, fault);
             // No overflow: a head was there, and a length has 32 bits.
+            let raw = &bytes[at..at + HEAD_LEN];
             let entry = Entry {
                 head,
+                hash: raw[HASH_OFFSET..]
+                    .try_into()
+                    .map(Digest::from_bytes)
+                    .map_err(|_| fault(SectionFault::Truncated))?,
                 start: at + HEAD_LEN,
                 used: false,
             };
             let body = body_of(&bytes, &entry).ok_or(fault(SectionFault::Truncated))?;
-            let raw = &bytes[at..entry.start];
             if hashes == Hashes::Check
-                && Digest::of_parts(&[&raw[..HASH_OFFSET], body]).as_bytes() != &raw[HASH_OFFSET..]
+                && Digest::of_parts(&[&raw[..HASH_OFFSET], body]) != entry.hash
             {
                 return Err(fault(SectionFault::Hash));
             }

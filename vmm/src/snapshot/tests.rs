@@ -83,7 +83,7 @@ fn what_was_written_is_read() {
     assert_eq!(read_all(unhashed).unwrap(), expected);
     let listed: Vec<_> = StateReader::from_bytes(bytes).unwrap().list().collect();
     assert_eq!(listed.len(), 6);
-    assert_eq!(listed[1].0, Kind::Processor);
+    assert_eq!((listed[2].kind, listed[2].index), (Kind::Processor, 1));
 }
 
 #[test]

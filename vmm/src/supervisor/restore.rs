@@ -70,6 +70,7 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
 fn shape(blank: &Blank, files: &DeviceFiles) -> MachineV1 {
     let disks = files.disks.iter().map(|disk| match disk {
         DiskFiles::ReadOnly { .. } => DiskV1::ReadOnly,
+        DiskFiles::Scratch { .. } => DiskV1::Scratch,
     });
     MachineV1 {
         memory_mib: blank.shape.memory_mib,
@@ -77,6 +78,7 @@ fn shape(blank: &Blank, files: &DeviceFiles) -> MachineV1 {
         template: blank.shape.template,
         devices: DevicesV1 {
             disks: disks.collect(),
+            net: files.net.is_some(),
         },
     }
 }

@@ -3,6 +3,8 @@
 //! Everything here is a thin, safe function over one system call or one mapping;
 //! policy lives with the callers.
 
+#[cfg(test)]
+pub mod allocation;
 pub mod dirty_ring;
 pub mod fds;
 pub mod jail;
@@ -10,5 +12,6 @@ pub mod kick;
 pub mod kvm;
 pub mod mapping;
 pub mod memfd;
+pub mod tap;
 pub mod uffd;
 pub mod volatile_io;

@@ -15,6 +15,12 @@ pub struct Place {
     cgroup: PathBuf,
 }
 
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Place {
     /// An empty one.
     pub fn new() -> Self {

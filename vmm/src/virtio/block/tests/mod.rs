@@ -6,12 +6,14 @@
     reason = "tests choose their own numbers, and look at effects where they matter"
 )]
 
+mod scratch;
+
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
 
-use super::request::{self, Request, Status};
+use super::request::{self, Data, Limits, Request, Status};
 use super::*;
 use crate::virtio::testing::{BUFFERS, Desc, Driver, RAM_SIZE, readable, writable};
 use crate::virtio::transport::VirtioRestoreError;
@@ -41,7 +43,7 @@ fn contents(from: u64, len: u64) -> Vec<u8> {
 }
 
 fn disk() -> Driver<Block> {
-    Driver::live(Block::open(image()).unwrap())
+    Driver::live(Block::read_only(0, image()).unwrap())
 }
 
 /// Makes a request and returns its status and the length in the used ring.
@@ -163,7 +165,7 @@ fn bad_requests_are_errors_to_the_guest() {
 #[test]
 fn writes_change_nothing() {
     let file = image();
-    let mut driver = Driver::live(Block::open(file.try_clone().unwrap()).unwrap());
+    let mut driver = Driver::live(Block::read_only(0, file.try_clone().unwrap()).unwrap());
     driver.put(DATA, &[0xff; 512]);
     request(&mut driver, OUT, 0, &[readable(DATA, 512)]);
     let mut got = vec![0; 512];
@@ -176,7 +178,7 @@ fn the_shared_file_position_stays() {
     use std::io::Seek;
     let mut file = image();
     file.seek(std::io::SeekFrom::Start(77)).unwrap();
-    let mut driver = Driver::live(Block::open(file.try_clone().unwrap()).unwrap());
+    let mut driver = Driver::live(Block::read_only(0, file.try_clone().unwrap()).unwrap());
     request(&mut driver, IN, 0, &[writable(DATA, 4096)]);
     assert_eq!(file.stream_position().unwrap(), 77);
 }
@@ -184,7 +186,7 @@ fn the_shared_file_position_stays() {
 #[test]
 fn a_file_that_shrank_is_an_error() {
     let file = image();
-    let mut driver = Driver::live(Block::open(file.try_clone().unwrap()).unwrap());
+    let mut driver = Driver::live(Block::read_only(0, file.try_clone().unwrap()).unwrap());
     file.set_len(512 + 100).unwrap();
     assert_eq!(request(&mut driver, IN, 1, &[writable(DATA, 512)]).0, 1);
     assert_eq!(request(&mut driver, IN, 0, &[writable(DATA, 512)]).0, 0);
@@ -198,7 +200,7 @@ fn flush_and_name() {
         request(&mut driver, GET_ID, 0, &[writable(DATA, 20)]),
         (0, 21)
     );
-    assert_eq!(driver.get(DATA, 10), b"snapback\0\0");
+    assert_eq!(driver.get(DATA, 20), b"snapback-disk-0\0\0\0\0\0");
     driver.put(DATA, &[0xee; 5]);
     assert_eq!(request(&mut driver, GET_ID, 0, &[writable(DATA, 4)]).0, 0);
     assert_eq!(driver.get(DATA, 5), b"snap\xee");
@@ -235,7 +237,7 @@ fn a_header_that_cannot_be_read_is_an_error() {
 fn one_call_moves_a_bounded_number_of_bytes() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(64 << 20).unwrap();
-    let mut driver = Driver::live(Block::open(file).unwrap());
+    let mut driver = Driver::live(Block::read_only(0, file).unwrap());
     driver.put(HEADER, &[0; 16]);
     // Each reads 15 MiB, into the same MiB again and again.
     let data = (0..15).map(|_| writable(DATA, 1 << 20));
@@ -270,7 +272,7 @@ fn images_are_whole_sectors() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(513).unwrap();
     assert!(matches!(
-        Block::open(file),
+        Block::read_only(0, file),
         Err(OpenError::Uneven { bytes: 513 })
     ));
 }
@@ -278,7 +280,7 @@ fn images_are_whole_sectors() {
 #[test]
 fn state_restores() {
     let file = image();
-    let new = || Block::open(file.try_clone().unwrap()).unwrap();
+    let new = || Block::read_only(0, file.try_clone().unwrap()).unwrap();
     let mut driver = Driver::live_with(new(), crate::virtio::COMMON_FEATURES | F_EVENT_IDX);
     let ram = driver.ram.clone();
     driver.put(HEADER, &[0; 16]);
@@ -306,25 +308,48 @@ fn state_restores() {
 
 proptest! {
     #[test]
-    fn a_parsed_read_is_inside_the_disk(
+    fn a_parsed_range_is_inside_the_disk(
         header: [u8; 16],
         small in any::<bool>(),
         data_len in 0_u64..1 << 33,
+        given in prop_oneof![Just(16), 0_u64..1 << 33],
+        segment: Option<[u8; 16]>,
         capacity in 0_u64..1 << 50,
+        discard in prop_oneof![Just(0), Just(1_u64 << 30)],
     ) {
         let mut header = header;
         if small {
-            header[..4].fill(0);
+            header[0] %= 14;
+            header[1..4].fill(0);
             header[11..].fill(0);
         }
-        match request::parse(header, data_len, capacity, 1 << 24) {
-            Ok(Request::Read { offset, len }) => {
-                prop_assert!(len == data_len && len <= 1 << 24);
-                prop_assert!(offset + len <= capacity * 512);
+        let limits = Limits { capacity, transfer: 1 << 24, discard, zeroes: discard / 2 };
+        let segment = segment.map(|mut bytes| {
+            bytes[5..8].fill(0);
+            bytes[11..].fill(0);
+            bytes
+        });
+        let data = Data { given, segment, room: data_len };
+        let (range, most, writes) = match request::parse(header, data, limits) {
+            Ok(Request::Read(range)) => {
+                prop_assert_eq!(range.end - range.start, data_len);
+                (range, 1 << 24, false)
             }
-            Ok(_) => {}
-            Err(status) => prop_assert_ne!(status, Status::Ok),
-        }
+            Ok(Request::Write(range)) => {
+                prop_assert_eq!(range.end - range.start, given);
+                (range, 1 << 24, true)
+            }
+            Ok(Request::Discard(range)) => (range, discard, true),
+            Ok(Request::WriteZeroes { range, .. }) => (range, discard / 2, true),
+            Ok(Request::Flush | Request::GetId { .. }) => return Ok(()),
+            Err(status) => {
+                prop_assert_ne!(status, Status::Ok);
+                return Ok(());
+            }
+        };
+        prop_assert!(range.start <= range.end && range.end - range.start <= most);
+        prop_assert!(range.end <= capacity * 512);
+        prop_assert!(discard > 0 || !writes);
     }
 
     #[test]
