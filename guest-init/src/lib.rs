@@ -48,3 +48,6 @@ pub mod sandbox;
 pub mod seccomp;
 pub mod sys;
 pub mod telemetry;
+
+#[cfg(test)]
+mod table;
