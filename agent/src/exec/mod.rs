@@ -13,6 +13,7 @@
 mod answer;
 mod build;
 mod channel;
+mod deadline;
 mod exchange;
 mod invoke;
 mod logs;

@@ -344,7 +344,12 @@ impl TestMachine {
         let mut channel = self.begin(event);
         loop {
             match read_frame::<GuestMessage>(&mut channel).unwrap() {
-                (GuestMessage::Log { .. }, _) => {}
+                (
+                    GuestMessage::Log { .. }
+                    | GuestMessage::Holding { .. }
+                    | GuestMessage::Delivered { .. },
+                    _,
+                ) => {}
                 (GuestMessage::Response { .. }, answer) => {
                     return String::from_utf8(answer).unwrap();
                 }
