@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::guest::{Init, VsockAccess};
 use snapback_proto::ids::FunctionName;
+use snapback_vmm::snapshot::Digest;
 use snapback_vmm::snapshot::manifest::Machine;
 
 use crate::logging::LoggingConfig;
@@ -14,8 +15,18 @@ use crate::logging::LoggingConfig;
 /// Virtual processors of every function's machine.
 const VCPUS: u8 = 1;
 
-/// The runtimes and the root file system that each one runs in.
-pub const RUNTIMES: [(&str, &str); 1] = [("python3.11", "python")];
+/// Lambda's names of the runtimes, and the root file system that each one runs in.
+/// Decision 0017 says which names are taken, and why no others.
+pub const RUNTIMES: [(&str, &str); 5] = [
+    ("nodejs18.x", "nodejs"),
+    ("provided", PROVIDED),
+    ("provided.al2", PROVIDED),
+    ("provided.al2023", PROVIDED),
+    ("python3.11", "python"),
+];
+
+/// The root file system of functions that bring their own `bootstrap`.
+const PROVIDED: &str = "provided";
 
 /// Region and account in the ARNs of this host's functions.
 pub const ARN_PREFIX: &str = "arn:aws:lambda:local:000000000000:function:";
@@ -26,6 +37,10 @@ const REGION: &str = "local";
 /// The only version that there is.
 pub const VERSION: &str = "$LATEST";
 
+/// Most layers, as Lambda has it.
+pub const MAX_LAYERS: usize = 5;
+/// Longest description for people, in characters, as Lambda has it.
+const MAX_DESCRIPTION: usize = 256;
 /// Longest handler, in characters.
 const MAX_HANDLER: usize = 128;
 /// Least memory, in MiB: less does not boot a guest with a runtime.
@@ -57,9 +72,14 @@ pub struct FunctionConfig {
     /// 1 to 64 letters, digits, `-` or `_`.
     #[schema(value_type = String)]
     pub name: FunctionName,
-    /// For example `python3.11`.
+    /// What it is, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// `python3.11`, `nodejs18.x`, or `provided.al2023` for code that brings its own
+    /// `bootstrap` and for container images.
     pub runtime: String,
-    /// For example `app.handler`.
+    /// For example `app.handler`. Code that brings its own `bootstrap` needs none.
+    #[serde(default)]
     pub handler: String,
     /// Memory, in MiB.
     #[serde(default = "default_memory")]
@@ -75,6 +95,11 @@ pub struct FunctionConfig {
     /// Environment variables.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// Hashes of what is put together at `/opt`, from `POST /v1/code`; of two files of one
+    /// name, the later layer's is taken. At most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, max_items = 5)]
+    pub layers: Vec<Digest>,
     /// What its log lines look like.
     #[serde(default)]
     pub logging: LoggingConfig,
@@ -99,8 +124,20 @@ pub enum InvalidFunction {
     #[error("runtime {0:?} is not known; there is: {known}", known = known_runtimes())]
     Runtime(String),
     /// The handler is empty, too long or has spaces.
-    #[error("the handler must be 1 to {MAX_HANDLER} characters without spaces")]
-    Handler,
+    #[error(
+        "the handler is {0:?}, and must be 1 to {MAX_HANDLER} characters without spaces, \
+         for example `app.handler`"
+    )]
+    Handler(String),
+    /// The description is too long.
+    #[error("the description must be at most {MAX_DESCRIPTION} characters")]
+    Description,
+    /// Too many layers.
+    #[error("there are {0} layers, and may be {MAX_LAYERS}: put some of them together")]
+    Layers(usize),
+    /// A layer is there twice.
+    #[error("layer {0} is there twice")]
+    LayerTwice(Digest),
     /// The memory is too little or too much.
     #[error("memory_mb is {memory_mb}, and must be from {MIN_MEMORY_MB} to {most}")]
     Memory {
@@ -125,16 +162,42 @@ fn known_runtimes() -> String {
 }
 
 impl FunctionConfig {
+    /// All keys of a description.
+    pub const KEYS: [&str; 10] = [
+        "name",
+        "description",
+        "runtime",
+        "handler",
+        "memory_mb",
+        "timeout_s",
+        "cpu_template",
+        "environment",
+        "layers",
+        "logging",
+    ];
+
     /// Checks everything that serde does not.
     ///
     /// # Errors
     /// Says what is wrong first.
     pub fn validate(&self, max_memory_mib: u32) -> Result<(), InvalidFunction> {
-        self.root_fs()?;
+        let needed = !self.is_provided()?;
         let handler = &self.handler;
         let printable = handler.chars().all(|c| c.is_ascii_graphic());
-        if handler.is_empty() || handler.len() > MAX_HANDLER || !printable {
-            return Err(InvalidFunction::Handler);
+        if (handler.is_empty() && needed) || handler.len() > MAX_HANDLER || !printable {
+            let handler = handler.chars().take(MAX_HANDLER).collect();
+            return Err(InvalidFunction::Handler(handler));
+        }
+        if self.description.chars().count() > MAX_DESCRIPTION {
+            return Err(InvalidFunction::Description);
+        }
+        if self.layers.len() > MAX_LAYERS {
+            return Err(InvalidFunction::Layers(self.layers.len()));
+        }
+        for (number, layer) in self.layers.iter().enumerate() {
+            if self.layers[..number].contains(layer) {
+                return Err(InvalidFunction::LayerTwice(*layer));
+            }
         }
         if !(MIN_MEMORY_MB..=max_memory_mib).contains(&self.memory_mb) {
             let memory_mb = self.memory_mb;
@@ -177,6 +240,14 @@ impl FunctionConfig {
             .find(|(name, _)| *name == self.runtime)
             .map(|(_, root_fs)| *root_fs)
             .ok_or_else(|| InvalidFunction::Runtime(self.runtime.clone()))
+    }
+
+    /// Whether it brings what is run: a `bootstrap`, or a container image's command.
+    ///
+    /// # Errors
+    /// When there is no such runtime.
+    pub fn is_provided(&self) -> Result<bool, InvalidFunction> {
+        Ok(self.root_fs()? == PROVIDED)
     }
 
     /// Its ARN.
@@ -259,10 +330,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn code_that_brings_its_own_bootstrap_needs_no_handler() {
+        let mut function = config("f");
+        function.handler.clear();
+        for (runtime, works) in [("python3.11", false), ("nodejs18.x", false)]
+            .into_iter()
+            .chain(["provided", "provided.al2", "provided.al2023"].map(|name| (name, true)))
+        {
+            function.runtime = runtime.to_owned();
+            assert_eq!(function.validate(10_240).is_ok(), works, "{runtime}");
+        }
+    }
+
+    #[test]
     fn what_cannot_work_is_refused() {
         type Change = fn(&mut FunctionConfig);
-        let cases: [Change; 9] = [
+        let cases: [Change; 12] = [
             |c| c.runtime = "cobol".to_owned(),
+            |c| c.description = "x".repeat(257),
+            |c| c.layers = (0..6_u8).map(|n| Digest::of(&[n])).collect(),
+            |c| c.layers = vec![Digest::of(b"twice"); 2],
             |c| c.handler.clear(),
             |c| c.handler = "a b".to_owned(),
             |c| c.memory_mb = 1,

@@ -20,6 +20,7 @@ pub mod exec;
 pub mod function;
 pub mod ids;
 pub mod images;
+pub mod keys;
 pub mod lease;
 pub mod lock;
 pub mod logging;

@@ -88,6 +88,23 @@ pub fn variables(init: &Init, task_root: &str, api: SocketAddr) -> Vec<(String, 
     all
 }
 
+/// The environment of an external extension: the runtime's, without what is the
+/// runtime's alone.
+#[must_use]
+pub fn for_extension(mut all: Vec<(String, String)>) -> Vec<(String, String)> {
+    const RUNTIME_ONLY: [&str; 7] = [
+        "_HANDLER",
+        "AWS_EXECUTION_ENV",
+        "AWS_LAMBDA_LOG_GROUP_NAME",
+        "AWS_LAMBDA_LOG_STREAM_NAME",
+        "AWS_XRAY_CONTEXT_MISSING",
+        "LAMBDA_RUNTIME_DIR",
+        "LAMBDA_TASK_ROOT",
+    ];
+    all.retain(|(name, _)| !RUNTIME_ONLY.contains(&name.as_str()));
+    all
+}
+
 /// Whether a function's own variable reaches it.
 #[must_use]
 pub fn may_set(name: &str) -> bool {
@@ -101,8 +118,9 @@ fn log_stream(init: &Init) -> String {
     format!("{year:04}/{month:02}/{day:02}/[{version}]{unique:032x}")
 }
 
-/// The civil date of a day since 1970-01-01.
-fn date(day: u64) -> (u64, u64, u64) {
+/// The civil date of a day since 1970-01-01: year, month, day.
+#[must_use]
+pub fn date(day: u64) -> (u64, u64, u64) {
     // Counted from 0000-03-01, in eras of 400 years: leap days come last then.
     let day = day + 719_468;
     let (era, of_era) = (day / 146_097, day % 146_097);

@@ -147,7 +147,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// In the form of a version 4 UUID (RFC 9562), as the kernel makes its own.
-fn uuid(bytes: &[u8; 16]) -> String {
+#[must_use]
+pub fn uuid(bytes: &[u8; 16]) -> String {
     let mut bytes = *bytes;
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;

@@ -8,10 +8,10 @@
 //!
 //! From boot to answer:
 //!
-//! 1. `main` lets [`mounts`] build the root (EROFS below, tmpfs above), brings
-//!    [`loopback`] up, gives up what nobody needs ([`privileges`]), hides and seals
-//!    what is not the function's ([`sandbox`]), connects the [`channel`] and hands all
-//!    of it to the [`guest`].
+//! 1. `main` lets [`mounts`] build the root (EROFS below, tmpfs above; the function's
+//!    [`package`] in it), brings [`loopback`] up, gives up what nobody needs
+//!    ([`privileges`]), hides and seals what is not the function's ([`sandbox`]),
+//!    connects the [`channel`] and hands all of it to the [`guest`].
 //! 2. `Init` arrives: vsock is closed for every process to come ([`seccomp`]), and
 //!    [`process`] starts the runtime with the [`environment`] that
 //!    Lambda would give it. Its output goes through [`logs`] to the channel.
@@ -30,13 +30,16 @@
 
 pub mod channel;
 pub mod environment;
+pub mod extensions;
 pub mod guest;
 pub mod http;
 pub mod identity;
+pub mod kernel_log;
 pub mod logs;
 pub mod loopback;
 pub mod mounts;
 pub mod output;
+pub mod package;
 pub mod poller;
 pub mod privileges;
 pub mod process;
@@ -45,3 +48,7 @@ pub mod runtime_api;
 pub mod sandbox;
 pub mod seccomp;
 pub mod sys;
+pub mod telemetry;
+
+#[cfg(test)]
+mod table;

@@ -15,6 +15,8 @@ use snapback_proto::guest::{GuestMessage, LogStream, MAX_LOG_CHUNK};
 
 use crate::channel::{Channel, ChannelError};
 use crate::poller::{Interest, Poller, Token};
+use crate::telemetry::Telemetry;
+use crate::telemetry::subscription::Kind;
 
 /// Output could not be passed on.
 #[derive(Debug, thiserror::Error)]
@@ -64,11 +66,16 @@ impl Logs {
     ///
     /// # Errors
     /// When the pipe or the channel fails.
-    pub fn pump(&mut self, place: u8, channel: &mut Channel) -> Result<(), LogError> {
+    pub fn pump(
+        &mut self,
+        place: u8,
+        channel: &mut Channel,
+        telemetry: &mut Telemetry,
+    ) -> Result<(), LogError> {
         let Some(index) = self.pipes.iter().position(|pipe| pipe.place == place) else {
             return Ok(());
         };
-        if self.pipes[index].pump(MAX_LOG_CHUNK, channel)? == Pumped::Ended {
+        if self.pipes[index].pump(MAX_LOG_CHUNK, channel, telemetry)? == Pumped::Ended {
             self.pipes.swap_remove(index);
         }
         Ok(())
@@ -79,11 +86,15 @@ impl Logs {
     ///
     /// # Errors
     /// When a pipe or the channel fails.
-    pub fn drain(&mut self, channel: &mut Channel) -> Result<(), LogError> {
+    pub fn drain(
+        &mut self,
+        channel: &mut Channel,
+        telemetry: &mut Telemetry,
+    ) -> Result<(), LogError> {
         for pipe in &mut self.pipes {
             let mut left = pipe.waiting()?;
             while left > 0 {
-                match pipe.pump(left.min(MAX_LOG_CHUNK), channel)? {
+                match pipe.pump(left.min(MAX_LOG_CHUNK), channel, telemetry)? {
                     Pumped::Bytes(count) => left = left.saturating_sub(count),
                     Pumped::Nothing | Pumped::Ended => break,
                 }
@@ -111,6 +122,14 @@ impl Logs {
     }
 }
 
+/// What kind of telemetry a stream is.
+fn kind_of(stream: LogStream) -> Kind {
+    match stream {
+        LogStream::Stdout | LogStream::Stderr => Kind::Function,
+        LogStream::Extension => Kind::Extension,
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Pumped {
     Bytes(usize),
@@ -124,7 +143,12 @@ impl LogPipe {
         Ok(usize::try_from(waiting).unwrap_or(MAX_LOG_CHUNK))
     }
 
-    fn pump(&self, most: usize, channel: &mut Channel) -> Result<Pumped, LogError> {
+    fn pump(
+        &self,
+        most: usize,
+        channel: &mut Channel,
+        telemetry: &mut Telemetry,
+    ) -> Result<Pumped, LogError> {
         let expected = self.waiting()?.clamp(1, most);
         let mut chunk = Vec::new();
         chunk.reserve_exact(expected);
@@ -136,6 +160,7 @@ impl LogPipe {
         }
         let count = chunk.len();
         let stream = self.stream;
+        telemetry.output(self.place, kind_of(stream), &chunk);
         channel.queue(&GuestMessage::Log { stream }, chunk)?;
         Ok(Pumped::Bytes(count))
     }
@@ -171,12 +196,13 @@ mod tests {
     fn what_was_written_before_a_drain_precedes_what_is_queued_after_it() {
         let (mut logs, out, mut channel, mut host) = setup();
         rustix::io::write(&out, b"before").unwrap();
-        logs.drain(&mut channel).unwrap();
+        logs.drain(&mut channel, &mut Telemetry::default()).unwrap();
         channel
             .queue(&GuestMessage::Resumed { generation: 1 }, Vec::new())
             .unwrap();
         rustix::io::write(&out, b"after").unwrap();
-        logs.pump(0, &mut channel).unwrap();
+        logs.pump(0, &mut channel, &mut Telemetry::default())
+            .unwrap();
         channel.flush().unwrap();
 
         let stdout = GuestMessage::Log {
@@ -196,7 +222,7 @@ mod tests {
             written += 1;
         }
         assert!(written > 10_000);
-        logs.drain(&mut channel).unwrap();
+        logs.drain(&mut channel, &mut Telemetry::default()).unwrap();
         drop(out);
         let reader = std::thread::spawn(move || {
             let mut all = Vec::new();
@@ -220,9 +246,11 @@ mod tests {
     fn a_closed_stream_is_forgotten() {
         let (mut logs, out, mut channel, _host) = setup();
         drop(out);
-        logs.pump(0, &mut channel).unwrap();
+        logs.pump(0, &mut channel, &mut Telemetry::default())
+            .unwrap();
         assert!(logs.pipes.is_empty());
-        logs.pump(0, &mut channel).unwrap();
-        logs.drain(&mut channel).unwrap();
+        logs.pump(0, &mut channel, &mut Telemetry::default())
+            .unwrap();
+        logs.drain(&mut channel, &mut Telemetry::default()).unwrap();
     }
 }

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn boot_and_serve() -> Result<Infallible, InitError> {
-    mounts::build_root()?;
+    let container = mounts::build_root()?;
     loopback::bring_up().map_err(InitError::Loopback)?;
     privileges::confine_children()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, API_PORT)).map_err(InitError::Listen)?;
@@ -79,7 +79,7 @@ fn boot_and_serve() -> Result<Infallible, InitError> {
     let machine = Box::new(GuestKernel::open().map_err(InitError::Kernel)?);
     let orphans = Some(Orphans::adopt().map_err(InitError::Kernel)?);
     let channel = Channel::new(connect().map_err(InitError::Connect)?);
-    let layout = Layout::lambda();
+    let layout = Layout::lambda(container);
     let mut guest = Guest::new(Parts {
         channel,
         listener,

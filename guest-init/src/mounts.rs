@@ -1,8 +1,10 @@
 //! The guest's file systems.
 //!
 //! ```text
-//!  /            overlay: EROFS of disk 0 (the runtime) below, tmpfs above
-//!  /var/task    EROFS of disk 1 (the function's code), read-only
+//!  /            overlay: EROFS of disk 0 (the runtime) below, tmpfs above; for a container
+//!               image, its own root from disk 1 in place of disk 0
+//!  /var/task    `task/` of disk 1 (the function's package, see `package`), read-only
+//!  /opt         `opt/` of disk 1 (the function's layers), read-only, when it has any
 //!  /tmp         tmpfs, 1777          /var/tmp   on the overlay, 1777
 //!  /dev         devtmpfs             /dev/pts   devpts    /dev/shm  tmpfs, 1777
 //!  /proc (other users' processes hidden), /sys (read-only), /run (tmpfs)
@@ -18,16 +20,21 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::process::chroot;
+
+use crate::package::{self, Container};
 
 /// The runtime's root file system.
 const ROOT_DISK: &str = "/dev/vda";
-/// The function's code.
-const CODE_DISK: &str = "/dev/vdb";
+/// The function's package.
+const PACKAGE_DISK: &str = "/dev/vdb";
 /// How long a disk may take to appear after boot.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 const DISK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Folders of the package, and where they go.
+const BOUND: [(&str, &str); 2] = [("/package/task", "/var/task"), ("/package/opt", "/opt")];
 
 const LOWER: &str = "/lower";
 const SCRATCH: &str = "/scratch";
@@ -62,38 +69,50 @@ pub enum MountError {
         /// Which one.
         disk: &'static str,
     },
+    /// The package does not say what to run.
+    #[error("the package cannot be understood")]
+    Package(#[source] io::Error),
     /// The new root could not be entered.
     #[error("cannot enter the new root")]
     Enter(#[source] io::Error),
 }
 
-/// Turns the initramfs into the function's root file system and enters it.
+/// Turns the initramfs into the function's root file system and enters it. The result is
+/// the container image that it is made of, if it is.
 ///
 /// # Errors
 /// When a disk is missing or the kernel refuses a step.
-pub fn build_root() -> Result<(), MountError> {
+pub fn build_root() -> Result<Option<Container>, MountError> {
     // The initramfs may have no device nodes at all.
     prepare("/dev", 0o755)?;
     let device_flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     attach("devtmpfs", "/dev", "devtmpfs", device_flags, c"mode=0755")?;
 
     let files = MountFlags::NOSUID | MountFlags::NODEV;
-    for folder in [LOWER, SCRATCH, NEW_ROOT] {
+    for folder in [LOWER, SCRATCH, NEW_ROOT, package::PLACE] {
         prepare(folder, 0o755)?;
     }
-    wait_for(ROOT_DISK)?;
-    attach(ROOT_DISK, LOWER, "erofs", files | MountFlags::RDONLY, c"")?;
+    let sealed = files | MountFlags::RDONLY;
+    wait_for(PACKAGE_DISK)?;
+    attach(PACKAGE_DISK, package::PLACE, "erofs", sealed, c"")?;
+    let container = package::container(Path::new(package::PLACE)).map_err(MountError::Package)?;
     attach("tmpfs", SCRATCH, "tmpfs", files, c"mode=0755,size=25%")?;
     for folder in ["/scratch/upper", "/scratch/work"] {
         prepare(folder, 0o755)?;
     }
-    let layers = c"lowerdir=/lower,upperdir=/scratch/upper,workdir=/scratch/work,volatile";
+    let layers = if container.is_some() {
+        c"lowerdir=/package/root,upperdir=/scratch/upper,workdir=/scratch/work,volatile"
+    } else {
+        wait_for(ROOT_DISK)?;
+        attach(ROOT_DISK, LOWER, "erofs", sealed, c"")?;
+        c"lowerdir=/lower,upperdir=/scratch/upper,workdir=/scratch/work,volatile"
+    };
     attach("overlay", NEW_ROOT, "overlay", files, layers)?;
-
-    let code = new("/var/task");
-    prepare(&code, 0o755)?;
-    wait_for(CODE_DISK)?;
-    attach(CODE_DISK, &code, "erofs", files | MountFlags::RDONLY, c"")?;
+    for (folder, target) in BOUND {
+        if Path::new(folder).is_dir() {
+            bind(folder, &new(target))?;
+        }
+    }
 
     prepare(&new("/dev"), 0o755)?;
     mount_move("/dev", new("/dev")).map_err(|errno| MountError::Mount {
@@ -102,7 +121,8 @@ pub fn build_root() -> Result<(), MountError> {
         source: errno.into(),
     })?;
     attach_virtual()?;
-    enter_new_root().map_err(MountError::Enter)
+    enter_new_root().map_err(MountError::Enter)?;
+    Ok(container)
 }
 
 /// What the kernel itself provides, and scratch space.
@@ -188,6 +208,16 @@ fn attach(
 ) -> Result<(), MountError> {
     mount(what, target, kind, flags, options).map_err(|errno: Errno| MountError::Mount {
         what,
+        target: target.to_owned(),
+        source: errno.into(),
+    })
+}
+
+/// Shows a folder of the package at another place, as read-only as the package is.
+fn bind(folder: &'static str, target: &str) -> Result<(), MountError> {
+    prepare(target, 0o755)?;
+    mount_bind(folder, target).map_err(|errno| MountError::Mount {
+        what: folder,
         target: target.to_owned(),
         source: errno.into(),
     })

@@ -1,8 +1,8 @@
-//! What no process of the guest can get back: capabilities and resources.
+//! What no process of the guest can get back: capabilities, resources, priority.
 
 use std::io;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getpriority_process, setpriority_process, setrlimit};
 use rustix::thread::{
     CapabilitySet, clear_ambient_capability_set, remove_capability_from_bounding_set,
     set_no_new_privs,
@@ -14,6 +14,10 @@ const LIMITS: [(Resource, u64); 3] = [
     (Resource::Nproc, 1024),
     (Resource::Core, 0),
 ];
+
+/// guest-init's own priority: a function that starts processes without end must not
+/// keep it from noticing.
+const FIRST: i32 = -20;
 
 /// A privilege could not be given up.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,7 @@ pub fn confine_children() -> Result<(), PrivilegeError> {
     }
     clear_ambient_capability_set().map_err(failed("drop the ambient capabilities"))?;
     set_no_new_privs(true).map_err(failed("forbid new privileges"))?;
+    setpriority_process(None, FIRST).map_err(failed("raise its own priority"))?;
     for (resource, limit) in LIMITS {
         let both = Rlimit {
             current: Some(limit),
@@ -54,4 +59,17 @@ pub fn confine_children() -> Result<(), PrivilegeError> {
         setrlimit(resource, both).map_err(failed("limit resources"))?;
     }
     Ok(())
+}
+
+/// Runs `spawn` with the priority that every process begins with, so that what it
+/// starts inherits that.
+///
+/// # Errors
+/// When the priority cannot be changed.
+pub fn with_ordinary_priority<T>(spawn: impl FnOnce() -> T) -> io::Result<T> {
+    let own = getpriority_process(None)?;
+    setpriority_process(None, own.max(0))?;
+    let spawned = spawn();
+    setpriority_process(None, own)?;
+    Ok(spawned)
 }

@@ -1,11 +1,12 @@
-//! The runtime's process: finding its bootstrap, starting it, noticing its end.
+//! The processes of the runtime and of external extensions: finding their programs,
+//! starting them, noticing their ends.
 //!
-//! The runtime gets its own user, no supplementary groups (std drops them with the
+//! They get a user of their own, no supplementary groups (std drops them with the
 //! user) and no capabilities (they fall with the user id; `privileges` keeps them
-//! from coming back). Its environment is built from nothing.
+//! from coming back). Their environment is built from nothing.
 
+use std::ffi::OsString;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -15,10 +16,13 @@ use std::process::{Command, Stdio};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, wait, waitpid};
-use snapback_proto::guest::{ExitStatus, Init};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, wait, waitpid,
+};
+use snapback_proto::guest::ExitStatus;
 
-use crate::environment;
+use crate::package::Container;
+use crate::privileges::with_ordinary_priority;
 use crate::sys::signals;
 
 /// Where a function's files are and who runs them.
@@ -28,8 +32,12 @@ pub struct Layout {
     pub task_root: PathBuf,
     /// Where a bootstrap may be, in the order in which it is looked for.
     pub bootstraps: Vec<PathBuf>,
-    /// Who the runtime runs as; `None`: as this process.
+    /// Where external extensions are.
+    pub extensions: PathBuf,
+    /// Who they run as; `None`: as this process.
     pub user: Option<User>,
+    /// The container image whose command is the runtime, in place of a bootstrap.
+    pub container: Option<Container>,
 }
 
 /// A user and group.
@@ -44,26 +52,70 @@ pub struct User {
 impl Layout {
     /// As in Lambda's environment.
     #[must_use]
-    pub fn lambda() -> Self {
+    pub fn lambda(container: Option<Container>) -> Self {
         let folders = ["/var/task", "/opt", "/var/runtime"];
         Self {
             task_root: PathBuf::from("/var/task"),
             bootstraps: folders.map(|f| Path::new(f).join("bootstrap")).to_vec(),
+            extensions: PathBuf::from("/opt/extensions"),
             user: Some(User { uid: 993, gid: 990 }),
+            container,
         }
     }
 
-    fn bootstrap(&self) -> Option<&Path> {
+    /// The runtime: a container image's command, or a bootstrap.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn runtime(&self, environment: Vec<(String, String)>) -> Result<Program<'_>, StartError> {
+        let command = self.container.as_ref().and_then(|container| {
+            let (path, arguments) = container.arguments.split_first()?;
+            Some((Path::new(path), arguments, container.folder.as_path()))
+        });
+        let (path, arguments, folder) = match command {
+            Some(command) => command,
+            None => (self.bootstrap()?, &[][..], self.task_root.as_path()),
+        };
+        Ok(Program {
+            path,
+            arguments,
+            folder,
+            environment,
+            user: self.user,
+        })
+    }
+
+    fn bootstrap(&self) -> Result<&Path, StartError> {
         let is_program = |path: &Path| {
             let metadata = path.metadata();
             metadata.is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
         };
         let mut candidates = self.bootstraps.iter().map(PathBuf::as_path);
-        candidates.find(|path| is_program(path))
+        let looked_at = || self.bootstraps.clone();
+        candidates
+            .find(|path| is_program(path))
+            .ok_or_else(|| StartError::NoBootstrap {
+                looked_at: looked_at(),
+            })
     }
 }
 
-/// The runtime could not be started.
+/// A program that is to be started.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// The file; without a `/`, one in the folders of its `PATH`.
+    pub path: &'a Path,
+    /// Its arguments.
+    pub arguments: &'a [OsString],
+    /// Its working directory.
+    pub folder: &'a Path,
+    /// All its environment variables.
+    pub environment: Vec<(String, String)>,
+    /// Who it runs as; `None`: as this process.
+    pub user: Option<User>,
+}
+
+/// A program could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no bootstrap in any of the places.
@@ -81,69 +133,78 @@ pub enum StartError {
         source: io::Error,
     },
     /// guest-init could not prepare its part.
-    #[error("the runtime's pipes or process descriptor cannot be made")]
+    #[error("pipes or a process descriptor cannot be made")]
     Descriptor(#[source] io::Error),
 }
 
-/// A started runtime and the read ends of its output, non-blocking.
+/// A started program and the read ends of its output, non-blocking.
 #[derive(Debug)]
 pub struct Started {
     /// Its process.
-    pub runtime: Runtime,
+    pub process: Process,
     /// Its standard output.
     pub stdout: OwnedFd,
     /// Its standard error.
     pub stderr: OwnedFd,
 }
 
-/// The runtime's process.
+/// A process.
 #[derive(Debug)]
-pub struct Runtime {
+pub struct Process {
     pid: Pid,
     exit: OwnedFd,
 }
 
-impl Runtime {
-    /// Finds the bootstrap and starts it.
+impl Process {
+    /// Starts a program.
     ///
     /// # Errors
-    /// When there is none, or it cannot be executed.
-    pub fn start(layout: &Layout, init: &Init, api: SocketAddr) -> Result<Started, StartError> {
-        let looked_at = layout.bootstraps.clone();
-        let path = layout
-            .bootstrap()
-            .ok_or(StartError::NoBootstrap { looked_at })?;
+    /// When it cannot be executed.
+    pub fn start(program: Program<'_>) -> Result<Started, StartError> {
         let (stdout, stdout_end) = log_pipe().map_err(StartError::Descriptor)?;
         let (stderr, stderr_end) = log_pipe().map_err(StartError::Descriptor)?;
-        let task_root = layout.task_root.to_string_lossy();
 
-        let mut command = Command::new(path);
+        let mut command = Command::new(program.path);
         command
-            .current_dir(&layout.task_root)
+            .args(program.arguments)
+            .current_dir(program.folder)
             .env_clear()
-            .envs(environment::variables(init, &task_root, api))
+            .envs(program.environment)
             .stdin(Stdio::null())
             .stdout(stdout_end)
             .stderr(stderr_end);
-        if let Some(User { uid, gid }) = layout.user {
+        if let Some(User { uid, gid }) = program.user {
             command.uid(uid).gid(gid);
         }
-        let spawned = signals::with_sigchld_open(|| command.spawn())
+        let spawned = with_ordinary_priority(|| signals::with_sigchld_open(|| command.spawn()))
+            .flatten()
             .map_err(StartError::Descriptor)?
             .map_err(|source| StartError::Exec {
-                path: path.to_owned(),
+                path: program.path.to_owned(),
                 source,
             })?;
         let pid = i32::try_from(spawned.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| StartError::Descriptor(io::ErrorKind::InvalidData.into()))?;
         let exit = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|errno| StartError::Descriptor(errno.into()))?;
-        let runtime = Self { pid, exit };
+        let process = Self { pid, exit };
         Ok(Started {
-            runtime,
+            process,
             stdout,
             stderr,
         })
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        // One that has ended already needs no asking.
+        let _ = pidfd_send_signal(&self.exit, Signal::TERM);
     }
 
     /// How it ended, if it has.
@@ -156,7 +217,7 @@ impl Runtime {
     }
 }
 
-impl AsFd for Runtime {
+impl AsFd for Process {
     /// Readable when the process has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.exit.as_fd()
@@ -195,22 +256,19 @@ impl Orphans {
         Ok(Self { signals })
     }
 
-    /// Reaps all that have ended; says how `runtime` ended if it was among them.
+    /// Reaps all that have ended, and says which and how.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn reap(&self, runtime: Option<&Runtime>) -> io::Result<Option<ExitStatus>> {
+    pub fn reap(&self, mut ended: impl FnMut(Pid, ExitStatus)) -> io::Result<()> {
         // One signal may stand for many ends; its content says nothing more.
         let mut drained = [0_u8; 512];
         let _ = rustix::io::read(&self.signals, &mut drained);
-        let mut ended = None;
         loop {
             match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if runtime.is_some_and(|r| r.pid == pid) => {
-                    ended = Some(exit_status(status));
-                }
-                Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) | Err(Errno::CHILD) => return Ok(ended),
+                Ok(Some((pid, status))) => ended(pid, exit_status(status)),
+                Err(Errno::INTR) => {}
+                Ok(None) | Err(Errno::CHILD) => return Ok(()),
                 Err(errno) => return Err(errno.into()),
             }
         }

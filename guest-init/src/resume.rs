@@ -4,14 +4,13 @@
 //! stands at the snapshot, and the same names. All are put right before anything of
 //! a request reaches the function; only then is the resume confirmed.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 
 use rustix::time::{ClockId, Timespec, clock_settime};
 use snapback_proto::guest::{ENTROPY_LEN, Identity, Resume};
 
 use crate::identity::IdentityFiles;
+use crate::kernel_log::KernelLog;
 use crate::sys::entropy::EntropyPool;
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -67,8 +66,7 @@ pub trait Machine {
 pub struct GuestKernel {
     pool: EntropyPool,
     identity: IdentityFiles,
-    statistics: File,
-    oom_kills: u64,
+    log: KernelLog,
 }
 
 impl GuestKernel {
@@ -80,17 +78,8 @@ impl GuestKernel {
         Ok(Self {
             pool: EntropyPool::open()?,
             identity: IdentityFiles::put_in_place()?,
-            statistics: File::open("/proc/vmstat")?,
-            oom_kills: 0,
+            log: KernelLog::from_now()?,
         })
-    }
-
-    fn count_oom_kills(&self) -> io::Result<u64> {
-        let mut text = vec![0; 16 * 1024];
-        let length = self.statistics.read_at(&mut text, 0)?;
-        let text = String::from_utf8_lossy(&text[..length]);
-        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        Ok(count.and_then(|count| count.parse().ok()).unwrap_or(0))
     }
 }
 
@@ -113,9 +102,14 @@ impl Machine for GuestKernel {
     }
 
     fn ran_out_of_memory(&mut self) -> bool {
-        let kills = self.count_oom_kills().unwrap_or(self.oom_kills);
-        std::mem::replace(&mut self.oom_kills, kills) < kills
+        self.log.any(is_oom_kill)
     }
+}
+
+/// Whether a message of the kernel says that it has killed a process for want of
+/// memory.
+fn is_oom_kill(message: &str) -> bool {
+    message.starts_with("Out of memory: Killed process")
 }
 
 /// Does all that a resume asks for.

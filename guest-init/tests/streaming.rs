@@ -1,5 +1,6 @@
 //! Answers that come in pieces.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "this is test code")]
 #![allow(missing_docs, reason = "the names of tests are sentences")]
 
 mod support;

@@ -17,18 +17,13 @@
 //! `Verify` is allowed while Restored. The end of the control socket ends the
 //! VMM process in every state.
 
-use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::CpuTemplate;
-use crate::wire::{WireError, decode, encode};
+use crate::packet::{self, PacketError, Protocol};
 
 /// Largest packet, in bytes.
 pub const MAX_PACKET: usize = 64 * 1024;
@@ -36,6 +31,12 @@ pub const MAX_PACKET: usize = 64 * 1024;
 /// Most descriptors that one packet carries: a `Boot` with as many devices as fit
 /// a machine, of up to two descriptors each.
 pub const MAX_FDS: usize = 40;
+
+const PROTOCOL: Protocol = Protocol {
+    name: "control",
+    bytes: MAX_PACKET,
+    fds: MAX_FDS,
+};
 
 /// The control socket in a VMM process, inherited.
 pub const CONTROL_FD: i32 = 3;
@@ -52,26 +53,39 @@ pub enum Command {
     Prepare(Machine),
     /// Load a kernel and start it. Descriptors: memory (memfd of the machine's
     /// memory size, mapped shared), kernel (ELF), initramfs, serial output
-    /// (pipe), invocation channel (stream socket), then those of [`Devices`].
+    /// (pipe), invocation channel (stream socket), then those of [`Devices`], then
+    /// the vsock hub if there is one (see [`crate::hub`]).
     Boot {
         /// The kernel's command line; the VMM adds nothing.
         command_line: String,
         /// The devices that not every machine has.
         devices: Devices,
+        /// Whether a hub comes with it, as in [`Command::Run`].
+        hub: bool,
     },
     /// Pause at an instant when no device has work in flight and write the
-    /// state. Descriptor: where the state goes (an empty file). The memory is in
-    /// the memfd of `Boot`. Only the end of the process follows.
+    /// state. Descriptors: where the state goes (an empty file), then for each
+    /// scratch disk where its content goes (an empty sparse file of its length). The
+    /// memory is in the memfd of `Boot`. Only the end of the process follows.
     Snapshot,
     /// Put a snapshot into a blank machine. Descriptors: memory (memfd, mapped
     /// private), state file, serial output (pipe), then those of [`Devices`].
     Restore {
-        /// The same devices as at `Boot`.
+        /// The same devices as at `Boot`; a scratch disk's base is now what it
+        /// held at the snapshot.
         devices: Devices,
+        /// Whether the memory may lack pages of the snapshot, which are faulted in
+        /// through the userfaultfd. Otherwise its holes are zero in the snapshot, too.
+        lazy: bool,
     },
-    /// Let a restored or reset guest run. Descriptor: the host end of its
-    /// invocation channel (a fresh stream socket).
-    Run,
+    /// Let a restored or reset guest run. Descriptors: the host end of its
+    /// invocation channel (a fresh stream socket), the vsock hub if there is one (a
+    /// fresh one too).
+    Run {
+        /// Whether a hub comes with it; without one, the guest's other connections
+        /// are refused.
+        hub: bool,
+    },
     /// Stop the guest and put everything back to the snapshot.
     Reset,
     /// Compare the whole of a restored machine with its snapshot.
@@ -87,7 +101,7 @@ impl Command {
             Self::Boot { .. } => "boot",
             Self::Snapshot => "snapshot",
             Self::Restore { .. } => "restore",
-            Self::Run => "run",
+            Self::Run { .. } => "run",
             Self::Reset => "reset",
             Self::Verify => "verify",
         }
@@ -108,11 +122,13 @@ pub struct Machine {
 }
 
 /// The devices of a machine that are its own choice. Their descriptors follow in
-/// this order: the disks' in order.
+/// this order: the disks' in order, then the net device's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Devices {
     /// Disks; the first is the guest's `vda`.
     pub disks: Vec<Disk>,
+    /// The network, if there is one.
+    pub net: Option<Net>,
 }
 
 impl Devices {
@@ -121,13 +137,15 @@ impl Devices {
     pub fn read_only_disks(count: usize) -> Self {
         Self {
             disks: vec![Disk::ReadOnly; count],
+            net: None,
         }
     }
 
     /// How many descriptors follow for them.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        self.disks.iter().map(Disk::descriptors).sum()
+        let disks = self.disks.iter().map(Disk::descriptors);
+        disks.sum::<usize>() + usize::from(self.net.is_some())
     }
 }
 
@@ -136,6 +154,14 @@ impl Devices {
 pub enum Disk {
     /// Shows an image. Descriptor: the image.
     ReadOnly,
+    /// A base that the machine's own writes lie over. Descriptors: the base, only
+    /// ever read, and the overlay, an empty sparse file of the base's length that
+    /// belongs to this machine alone.
+    Scratch {
+        /// Most bytes that the overlay may take up; over it, writes are I/O errors
+        /// to the guest.
+        overlay_limit: u64,
+    },
 }
 
 impl Disk {
@@ -144,8 +170,17 @@ impl Disk {
     pub fn descriptors(&self) -> usize {
         match self {
             Self::ReadOnly => 1,
+            Self::Scratch { .. } => 2,
         }
     }
+}
+
+/// The net device of a machine. Descriptor: a tap (`IFF_TAP`, `IFF_NO_PI`,
+/// `IFF_VNET_HDR`) that belongs to this machine alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Net {
+    /// The guest's address.
+    pub mac: [u8; 6],
 }
 
 /// VMM to agent.
@@ -259,24 +294,8 @@ pub enum StopReason {
     Broken(String),
 }
 
-/// A packet could not be sent or received.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// The socket failed.
-    #[error("the control socket failed")]
-    Io(#[from] io::Error),
-    /// The other side is gone.
-    #[error("the other side of the control socket is gone")]
-    Closed,
-    /// A packet does not fit.
-    #[error(
-        "a control packet is longer than {MAX_PACKET} bytes or has more than {MAX_FDS} descriptors"
-    )]
-    TooLong,
-    /// A packet is not a message.
-    #[error(transparent)]
-    Message(#[from] WireError),
-}
+/// A packet of the control socket could not be sent or received.
+pub type ControlError = PacketError;
 
 /// Sends one packet. On a non-blocking socket, `WouldBlock` comes back as
 /// [`ControlError::Io`].
@@ -288,26 +307,7 @@ pub fn send<T: Serialize>(
     message: &T,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(), ControlError> {
-    let bytes = encode("control", message)?;
-    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
-        return Err(ControlError::TooLong);
-    }
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(ControlError::TooLong);
-    }
-    let sent = rustix::net::sendmsg(
-        socket,
-        &[IoSlice::new(&bytes)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    );
-    match sent {
-        Ok(_) => Ok(()),
-        Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => Err(ControlError::Closed),
-        Err(errno) => Err(ControlError::Io(errno.into())),
-    }
+    packet::send(PROTOCOL, socket, message, fds)
 }
 
 /// Receives one packet with its descriptors (which are close-on-exec). On a
@@ -316,36 +316,7 @@ pub fn send<T: Serialize>(
 /// # Errors
 /// When the socket fails or is closed, or the packet is too long or no message.
 pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> Result<(T, Vec<OwnedFd>), ControlError> {
-    let mut bytes = vec![0; MAX_PACKET];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let got = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    );
-    let got = match got {
-        Ok(got) => got,
-        Err(rustix::io::Errno::CONNRESET) => return Err(ControlError::Closed),
-        Err(errno) => return Err(ControlError::Io(errno.into())),
-    };
-    let mut fds = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
-        }
-    }
-    if got.bytes == 0 {
-        return Err(ControlError::Closed);
-    }
-    if got
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
-        return Err(ControlError::TooLong);
-    }
-    Ok((decode("control", &bytes[..got.bytes])?, fds))
+    packet::receive(PROTOCOL, socket)
 }
 
 #[cfg(test)]
@@ -370,10 +341,10 @@ mod tests {
     fn a_command_arrives_with_its_descriptors() {
         let (agent, vmm) = pair();
         let (mut reader, writer) = std::io::pipe().unwrap();
-        send(&agent, &Command::Run, &[writer.as_fd()]).unwrap();
+        send(&agent, &Command::Run { hub: false }, &[writer.as_fd()]).unwrap();
         drop(writer);
         let (command, fds) = receive::<Command>(&vmm).unwrap();
-        assert_eq!(command, Command::Run);
+        assert_eq!(command, Command::Run { hub: false });
         assert_eq!(fds.len(), 1);
         rustix::io::write(&fds[0], b"here").unwrap();
         drop(fds);
@@ -391,7 +362,7 @@ mod tests {
             Err(ControlError::Closed)
         ));
         assert!(matches!(
-            send(&vmm, &Command::Run, &[]),
+            send(&vmm, &Command::Run { hub: false }, &[]),
             Err(ControlError::Closed)
         ));
     }
@@ -411,7 +382,7 @@ mod tests {
         let (agent, _vmm) = pair();
         let fds = [agent.as_fd(); MAX_FDS + 1];
         assert!(matches!(
-            send(&agent, &Command::Run, &fds),
+            send(&agent, &Command::Run { hub: false }, &fds),
             Err(ControlError::TooLong)
         ));
     }

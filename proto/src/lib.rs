@@ -9,6 +9,7 @@
 //! * [`cpu`]: which processor a guest sees.
 //! * [`frame`]: the length-prefixed frames of the invocation channel, with caps.
 //! * [`guest`]: the messages those frames carry.
+//! * [`hub`]: how a VMM process gets the host ends of its guest's connections.
 //! * [`ids`]: identifiers that cross a process boundary.
 //! * [`words`]: errors in words.
 //!
@@ -19,10 +20,13 @@ pub mod control;
 pub mod cpu;
 pub mod frame;
 pub mod guest;
+pub mod hub;
 pub mod ids;
+mod packet;
 mod wire;
 pub mod words;
 
+pub use packet::PacketError;
 pub use wire::WireError;
 
 /// Version of the control protocol between agent and VMM. Both come from one

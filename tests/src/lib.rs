@@ -2,12 +2,26 @@
 //! with a real Python function. Nothing here is pretended.
 //!
 //! ```text
-//!  tests/agent/            one test program: the agent from its socket and its command line
-//!      harness/            starts agents, speaks HTTP to them, looks at their processes
+//!  src/harness/            starts agents, speaks HTTP to them, looks at their processes
+//!  tests/agent/            a test program: the agent from its socket and its command line
 //!      <topic>.rs          promises, one test each
-//!  functions/tour/         the function that the tests' guests run: it does what its event says
+//!  tests/functions/        a test program: functions of every runtime and in every package, the
+//!                          examples among them, and what an SDK that knows nothing of us sees
+//!  python/                 that SDK's part
+//!  functions/              what the tests' guests run: tour/ does what its event says
 //! ```
 //!
 //! Run by `cargo xtask test`, which says where the programs (`SNAPBACK_BIN_DIR`) and the guest's
 //! parts (`SNAPBACK_ASSETS`) are, on a host where `snapback doctor` passes. Needs root, as the
 //! agent does.
+
+#![allow(
+    missing_docs,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests count as tests"
+)]
+
+pub mod harness;

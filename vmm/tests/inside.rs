@@ -1,6 +1,12 @@
 //! What a guest finds of its machine: each device is checked from inside, after the
 //! boot, after a restore and after a reset. The checks are in `harness/checks.py`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests count as code outside tests"
+)]
+
 mod harness;
 
 use std::collections::BTreeMap;

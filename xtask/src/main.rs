@@ -1,22 +1,26 @@
 //! The developer's commands: `cargo xtask …`.
 
 mod assets;
+mod boto3;
 mod cache;
 mod cli;
 mod cpio;
-mod demo;
+mod examples;
 mod execution;
-mod guest_init;
 mod host_box;
+mod initramfs;
 mod job;
 mod kernel;
+mod measure;
 mod native;
 mod packages;
+mod pip;
 mod place;
 mod process;
 mod progress;
 mod rootfs;
 mod shell;
+mod static_program;
 mod test;
 mod workspace;
 

@@ -21,7 +21,8 @@ enum Probe {
     File(&'static str),
 }
 
-/// Everything that the box, the guest kernel and the root file systems need.
+/// Everything that the box, the guest kernel and the root file systems need. A Node.js that is not
+/// Debian's brings its own npm: there the program is found, and the package not wanted.
 const NEEDED: &[Needed] = &[
     program("qemu-system-x86", "qemu-system-x86_64"),
     program("busybox-static", "busybox"),
@@ -33,6 +34,12 @@ const NEEDED: &[Needed] = &[
     program("xz-utils", "xz"),
     program("make", "make"),
     program("gcc", "gcc"),
+    program("g++", "g++"),
+    program("cmake", "cmake"),
+    program("autoconf", "autoconf"),
+    program("automake", "automake"),
+    program("libtool", "libtoolize"),
+    program("npm", "npm"),
     program("binutils", "strip"),
     program("util-linux", "setpriv"),
     program("python3", "python3"),

@@ -183,7 +183,13 @@ impl From<InvokeFailure> for ApiError {
 impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         match &error {
-            CreateError::Invalid(_) | CreateError::NoCode(_) | CreateError::Template(..) => {
+            CreateError::Invalid(_)
+            | CreateError::NoCode(_)
+            | CreateError::NoLayer(_)
+            | CreateError::NotProvided { .. }
+            | CreateError::LayersOfContainer
+            | CreateError::Template(..)
+            | CreateError::Image(ImageError::Compose(_)) => {
                 Self::new(Kind::InvalidParameterValue, chain(&error))
             }
             CreateError::Exists(_) => Self::new(Kind::ResourceConflict, chain(&error)),

@@ -11,15 +11,19 @@ use snapback_proto::ids::FunctionName;
 use super::body;
 use super::errors::{ApiError, Kind, function_not_found};
 use super::types::{CodeInfo, CreateFunction, FunctionInfo, FunctionList};
+use crate::keys;
 use crate::node::{CreateInput, Node};
 use crate::store::Function;
 
 /// Longest description, in bytes.
 const MAX_DESCRIPTION: usize = 64 * 1024;
 
-/// `POST /v1/code`: a tar archive becomes an image.
-#[utoipa::path(post, path = "/v1/code", request_body(content = Vec<u8>, content_type = "application/x-tar"),
-    responses((status = 201, body = CodeInfo), (status = 400), (status = 413)))]
+/// `POST /v1/code`: a folder or a container image's layout (as a tar archive), or a zip,
+/// becomes an image: a function's code, or a layer. Which of them it is, its bytes say.
+#[utoipa::path(post, path = "/v1/code", request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 201, body = CodeInfo),
+        (status = 400, description = "the archive is refused: the message says for what, where"),
+        (status = 413)))]
 pub async fn upload(
     State(node): State<Arc<Node>>,
     headers: HeaderMap,
@@ -102,6 +106,12 @@ fn parse_create(bytes: &[u8]) -> Result<CreateFunction, ApiError> {
     };
     let mut fields: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(bytes).map_err(refused)?;
+    keys::check(fields.keys()).map_err(|unknown| {
+        ApiError::new(
+            Kind::InvalidParameterValue,
+            format!("this describes no function: {unknown}"),
+        )
+    })?;
     let code = fields.remove("code").unwrap_or_default();
     Ok(CreateFunction {
         code: serde_json::from_value(code).map_err(refused)?,

@@ -1,14 +1,17 @@
-//! The Unix socket: one agent's at a time, never half there.
+//! The Unix socket: one agent's at a time, never half there. And a TCP address, where one is
+//! configured.
 
 use std::fs::{self, Permissions};
 use std::future::IntoFuture as _;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixListener;
+use axum::serve::ListenerExt as _;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +42,15 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The TCP address cannot be had.
+    #[error("listening on {address} (`api.tcp`)")]
+    Tcp {
+        /// Which address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// The socket's name, taken: nobody else serves it.
@@ -46,6 +58,7 @@ pub enum ServeError {
 pub struct Server {
     path: PathBuf,
     listener: UnixListener,
+    tcp: Option<TcpListener>,
     _lock: Lock,
 }
 
@@ -54,17 +67,17 @@ pub struct Server {
 pub struct Running {
     path: PathBuf,
     stop: CancellationToken,
-    task: JoinHandle<io::Result<()>>,
+    tasks: Vec<JoinHandle<io::Result<()>>>,
     _lock: Lock,
 }
 
 impl Server {
-    /// Takes the socket's place; what an agent that was killed left there is
-    /// replaced.
+    /// Takes the socket's place, and the TCP address if one is given; what an agent that was
+    /// killed left at the socket's place is replaced.
     ///
     /// # Errors
     /// When another agent has it, or it cannot be made.
-    pub fn bind(path: &Path) -> Result<Self, ServeError> {
+    pub async fn bind(path: &Path, tcp: Option<SocketAddr>) -> Result<Self, ServeError> {
         let failed = |operation, path: &Path| {
             let path = path.to_owned();
             move |source| ServeError::Io {
@@ -77,6 +90,13 @@ impl Server {
             fs::create_dir_all(parent).map_err(failed("creating", parent))?;
         }
         let lock = Lock::take(&with_suffix(path, ".lock"), path)?;
+        let tcp = match tcp {
+            None => None,
+            Some(address) => {
+                let failed = |source| ServeError::Tcp { address, source };
+                Some(TcpListener::bind(address).await.map_err(failed)?)
+            }
+        };
         // Under another name until it has its mode: nobody connects too early.
         let draft = with_suffix(path, ".new");
         match fs::remove_file(&draft) {
@@ -92,6 +112,7 @@ impl Server {
         Ok(Self {
             path: path.to_owned(),
             listener,
+            tcp,
             _lock: lock,
         })
     }
@@ -105,16 +126,27 @@ impl Server {
     #[must_use]
     pub fn start(self, node: Arc<Node>) -> Running {
         let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
-        let serving = axum::serve(self.listener, router(node))
-            .with_graceful_shutdown(stopped)
+        let stopped = || stop.clone().cancelled_owned();
+        let serving = axum::serve(self.listener, router(Arc::clone(&node)))
+            .with_graceful_shutdown(stopped())
             .into_future();
-        let task = tokio::spawn(serving);
+        let mut tasks = vec![tokio::spawn(serving)];
         tracing::info!(socket = %self.path.display(), "serving");
+        if let Some(listener) = self.tcp {
+            tracing::info!(address = ?listener.local_addr().ok(), "serving");
+            let listener = listener.tap_io(|stream| {
+                // Only slower otherwise.
+                let _ = stream.set_nodelay(true);
+            });
+            let serving = axum::serve(listener, router(node))
+                .with_graceful_shutdown(stopped())
+                .into_future();
+            tasks.push(tokio::spawn(serving));
+        }
         Running {
             path: self.path,
             stop,
-            task,
+            tasks,
             _lock: self._lock,
         }
     }
@@ -130,11 +162,11 @@ impl Running {
     /// Waits for the end of the open connections, a little.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        if tokio::time::timeout(CLOSE_LIMIT, &mut self.task)
-            .await
-            .is_err()
-        {
-            self.task.abort();
+        let deadline = tokio::time::Instant::now() + CLOSE_LIMIT;
+        for task in &mut self.tasks {
+            if tokio::time::timeout_at(deadline, &mut *task).await.is_err() {
+                task.abort();
+            }
         }
     }
 }

@@ -213,12 +213,16 @@ async fn descriptions_are_strict() {
         (good.clone(), 400, "upload the code first"),
         (with("name", "a b".into()), 400, "is not a function name"),
         (with("name", "known".into()), 409, "exists already"),
-        (with("runtime", "cobol".into()), 400, "there is: python3.11"),
+        (
+            with("runtime", "cobol".into()),
+            400,
+            "there is: nodejs18.x, provided, provided.al2, provided.al2023, python3.11",
+        ),
         (with("memory_mb", 1.into()), 400, "memory_mb is 1"),
         (
             with("memory_size", 256.into()),
             400,
-            "unknown field `memory_size`",
+            "the key `memory_size` is not known: is `memory_mb` meant?",
         ),
         (with("code", "x".into()), 400, "hash"),
     ];

@@ -35,7 +35,7 @@ pub struct FunctionInfo {
     pub config: FunctionConfig,
     /// Its ARN.
     pub arn: String,
-    /// The code's hash.
+    /// The hash of its image: its code, with its layers.
     #[schema(value_type = String)]
     pub code: Digest,
     /// The snapshot's id.

@@ -1,5 +1,6 @@
 //! `snapback agent`: the node, from start to SIGTERM.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,6 +23,9 @@ pub(super) struct AgentArguments {
     /// The API's Unix socket.
     #[arg(long)]
     socket: Option<PathBuf>,
+    /// An address to serve HTTP on, besides the socket. Whoever can connect may do everything.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    tcp: Option<SocketAddr>,
     /// Functions, images and snapshots.
     #[arg(long)]
     state_dir: Option<PathBuf>,
@@ -55,6 +59,10 @@ impl AgentArguments {
         if self.cgroup_root.is_some() {
             config.cgroup.root.clone_from(&self.cgroup_root);
         }
+        if self.tcp.is_some() {
+            config.api.tcp = self.tcp;
+        }
+        config.validate()?;
         Ok(config)
     }
 }
@@ -78,7 +86,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // The socket first: whoever loses it must not touch the state.
-    let server = Server::bind(&config.paths.socket)?;
+    let server = Server::bind(&config.paths.socket, config.api.tcp).await?;
     let node = match Node::start(config) {
         Ok(node) => node,
         Err(error) => {

@@ -10,10 +10,12 @@
 
 mod agent;
 mod client;
+mod description;
 mod doctor;
 mod function;
 mod invoke;
 mod snapshot;
+mod upload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -5,22 +5,27 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+mod api;
 mod limits;
 mod machines;
 mod memory;
 mod paths;
 mod range;
+mod reset;
 mod timeouts;
 
+pub use api::Api;
 pub use limits::Limits;
 pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
-pub use memory::{Pager, Snapshots};
+pub use memory::{Fill, Pager, Snapshots};
 pub use paths::Paths;
 use range::Range;
+pub use reset::Reset;
 pub use timeouts::Timeouts;
 
 /// Where the configuration is looked for.
@@ -32,6 +37,8 @@ pub const DEFAULT_FILE: &str = "/etc/snapback/config.toml";
 pub struct Config {
     /// Where things are.
     pub paths: Paths,
+    /// Where the API can be reached, besides its Unix socket.
+    pub api: Api,
     /// How much at once.
     pub limits: Limits,
     /// How long at most.
@@ -42,6 +49,8 @@ pub struct Config {
     pub pools: Pools,
     /// The threads that fill in guest memory.
     pub pager: Pager,
+    /// What happens to a microVM after its request.
+    pub reset: Reset,
     /// Snapshots on disk.
     pub snapshots: Snapshots,
     /// The guest's kernel.
@@ -84,6 +93,12 @@ pub enum ConfigError {
     /// `pager.fill_kib` is not a power of two.
     #[error("`pager.fill_kib` is {0}, and must be a power of two")]
     NotAPowerOfTwo(u32),
+    /// Other hosts would reach the API.
+    #[error(
+        "`api.tcp` is {0}, which other hosts may reach, and the API asks nobody who they are: \
+         use a loopback address, or set `api.allow_remote`"
+    )]
+    Remote(SocketAddr),
 }
 
 impl Config {
@@ -142,6 +157,7 @@ impl Config {
                 });
             }
         }
+        self.api.check()?;
         if !self.pager.fill_kib.is_power_of_two() {
             return Err(ConfigError::NotAPowerOfTwo(self.pager.fill_kib));
         }
@@ -177,6 +193,20 @@ mod tests {
             Config::load(Some(file.path())),
             Err(ConfigError::NotAPowerOfTwo(12))
         ));
+    }
+
+    #[test]
+    fn the_api_is_for_this_host_unless_it_is_said_otherwise() {
+        let check = |text: &str| toml::from_str::<Config>(text).unwrap().validate();
+        check("").unwrap();
+        check("[api]\ntcp = '127.0.0.1:9000'").unwrap();
+        check("[api]\ntcp = '[::1]:9000'").unwrap();
+        for address in ["0.0.0.0:9000", "192.0.2.1:9000", "[::]:9000"] {
+            let remote = format!("[api]\ntcp = '{address}'");
+            let error = check(&remote).unwrap_err();
+            assert!(error.to_string().contains("api.allow_remote"), "{error}");
+            check(&format!("{remote}\nallow_remote = true")).unwrap();
+        }
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub struct Timeouts {
     pub reset_ms: u64,
     /// From the start of a VMM process to guest-init's first word.
     pub boot_ms: u64,
-    /// From there to the function's ready point.
+    /// From there to the function's ready point; a function with a longer timeout has
+    /// as long as that. Lambda's limits for functions that are snapshotted.
     pub init_ms: u64,
     /// Until a restored guest confirms entropy and clock.
     pub resume_ms: u64,
@@ -40,7 +41,7 @@ impl Default for Timeouts {
             command_ms: 10_000,
             reset_ms: 10_000,
             boot_ms: 60_000,
-            init_ms: 60_000,
+            init_ms: 130_000,
             resume_ms: 10_000,
             queue_ms: 30_000,
             drain_ms: 30_000,

@@ -14,7 +14,7 @@ use snapback_vmm::sys::memfd;
 use super::channel::{Channel, ChannelError, out_of_turn};
 use super::logs::FunctionLog;
 use super::restore::{borrowed, console};
-use super::{Blank, Executor, RestoreError, elapsed_ns};
+use super::{Blank, Executor, RestoreError, answer, elapsed_ns};
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, CommandError};
 
@@ -23,6 +23,8 @@ use crate::process::{Cause, CommandError};
 pub struct BuildInput {
     /// What guest-init is told; the wall clock is filled in.
     pub init: Init,
+    /// How long a request may run: the initialisation may take as long, too.
+    pub timeout: Duration,
     /// The machine's shape.
     pub machine: Machine,
     /// The kernel (ELF).
@@ -178,12 +180,21 @@ impl Executor {
         let boot_ns = elapsed_ns(start);
 
         let start = Instant::now();
-        let ready = self.bounded(&blank, GOAL_INIT, self.timeouts.init_ms, async {
+        let limit_ms = u64::try_from(input.timeout.as_millis()).unwrap_or(u64::MAX);
+        let limit_ms = limit_ms.max(self.timeouts.init_ms);
+        let ready = self.bounded(&blank, GOAL_INIT, limit_ms, async {
             ready(&mut channel, &input.init, &mut log)
                 .await
                 .map_err(channel_error(GOAL_INIT))
         });
-        let ready = ready.await?;
+        let ready = match ready.await {
+            // The function's own doing, and told in Lambda's words.
+            Err(BuildError::Timeout { limit, .. }) => {
+                let (error_type, body) = answer::init_timed_out(limit);
+                return Err(BuildError::Init { error_type, body });
+            }
+            ready => ready?,
+        };
         let init_ns = elapsed_ns(start);
         log.finish();
         let point = match ready {
@@ -235,6 +246,7 @@ impl Executor {
         let boot = Command::Boot {
             command_line: self.command_line.clone(),
             devices: Devices::read_only_disks(input.disks.len()),
+            hub: false,
         };
         let control = &mut blank.process.control;
         let answer = control
@@ -300,6 +312,7 @@ async fn ready(
         match reader.receive().await? {
             (GuestMessage::Ready { at }, _) => return Ok(Ok(at)),
             (GuestMessage::InitFailed { error_type }, body) => {
+                let error_type = answer::error_type(error_type);
                 return Ok(Err(InitFailed { error_type, body }));
             }
             (GuestMessage::Log { stream }, bytes) => log.push(stream, &bytes),

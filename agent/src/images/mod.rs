@@ -1,14 +1,23 @@
 //! Functions' code as read-only images.
 //!
 //! ```text
-//!  tar (from a caller, untrusted) ─► unpack ─► mkfs.erofs ─► <state>/images/<hash>.erofs
+//!  folder, zip, container image (untrusted) ─► package ─► mkfs.erofs ─► <state>/images/<hash>.erofs
+//!  images of code and layers ─► compose ─► mkfs.erofs ─┘
 //! ```
 //!
-//! An image is named by its hash: the same code is stored once.
+//! An image is named by its hash: the same code is stored once. What is in one, at its top
+//! level, is what the guest mounts (`guest-init/src/mounts.rs`):
+//!
+//! ```text
+//!  task/                 at /var/task
+//!  opt/                  at /opt: the function's layers, put together
+//!  root/, process/       a container image's root file system, and the command to run in it
+//! ```
 
+mod compose;
 mod digests;
 mod pack;
-mod unpack;
+mod package;
 
 use std::fs::{self, File};
 use std::io;
@@ -17,9 +26,10 @@ use std::time::Duration;
 
 use snapback_vmm::snapshot::Digest;
 
+pub use compose::ComposeError;
 pub use digests::DigestCache;
 pub use pack::PackError;
-pub use unpack::UnpackError;
+pub use package::{Kind, UnpackError};
 
 /// What unfinished work begins with.
 const DRAFT_PREFIX: &str = ".draft-";
@@ -42,6 +52,9 @@ pub enum ImageError {
     /// The archive is refused.
     #[error("the code archive is refused")]
     Unpack(#[from] UnpackError),
+    /// Code and layers do not go together.
+    #[error("the code and its layers cannot be put together")]
+    Compose(#[from] ComposeError),
     /// The image could not be packed.
     #[error("the code could not be packed")]
     Pack(#[from] PackError),
@@ -104,7 +117,7 @@ impl Images {
         self.max_bytes + self.max_bytes / 4 + 1024 * 1024
     }
 
-    /// Makes an image of the tar archive at `archive` within `workspace`.
+    /// Makes an image of the archive at `archive` within `workspace`.
     ///
     /// # Errors
     /// When the archive is refused or cannot be packed.
@@ -114,15 +127,58 @@ impl Images {
         archive: PathBuf,
     ) -> Result<Digest, ImageError> {
         let tree = workspace.path().join("tree");
-        let image = workspace.path().join("image");
+        let scratch = workspace.path().join("contents");
         let (max_bytes, to) = (self.max_bytes, tree.clone());
-        tokio::task::spawn_blocking(move || {
+        let kind = tokio::task::spawn_blocking(move || {
             let file = File::open(&archive).map_err(io_error("opening", &archive))?;
-            fs::create_dir(&to).map_err(io_error("creating", &to))?;
-            unpack::unpack(file, &to, max_bytes).map_err(ImageError::from)
+            for folder in [&to, &scratch] {
+                fs::create_dir(folder).map_err(io_error("creating", folder))?;
+            }
+            package::unpack(file, &to, &scratch, max_bytes).map_err(ImageError::from)
         })
         .await??;
-        pack::pack(&tree, &image, self.pack_limit).await?;
+        self.pack_and_store(workspace, &tree, kind).await
+    }
+
+    /// Makes the image of a function with layers: the code's image, and below `/opt` the layers
+    /// in their order, of which a later one replaces files of an earlier one.
+    ///
+    /// # Errors
+    /// When one is not there or a container image, or all together are too large.
+    pub async fn compose(&self, code: &Digest, layers: &[Digest]) -> Result<Digest, ImageError> {
+        let workspace = self.workspace()?;
+        let tree = workspace.path().join("tree");
+        let images: Vec<_> = layers.iter().map(|layer| self.path(layer)).collect();
+        pack::extract(&self.path(code), &tree, self.pack_limit).await?;
+        for (number, image) in images.iter().enumerate() {
+            let layer = workspace.path().join(format!("layer-{number}"));
+            pack::extract(image, &layer, self.pack_limit).await?;
+            let (tree, number) = (tree.clone(), number + 1);
+            tokio::task::spawn_blocking(move || compose::add_layer(&tree, &layer, number))
+                .await??;
+        }
+        let (whole, max_bytes) = (tree.clone(), self.max_bytes);
+        tokio::task::spawn_blocking(move || compose::check_size(&whole, max_bytes)).await??;
+        self.pack_and_store(&workspace, &tree, Kind::Folder).await
+    }
+
+    /// What an image of this directory holds.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn kind(&self, digest: &Digest) -> Result<Kind, ImageError> {
+        let path = self.path(digest);
+        pack::kind(&path).map_err(io_error("reading", &path))
+    }
+
+    async fn pack_and_store(
+        &self,
+        workspace: &tempfile::TempDir,
+        tree: &Path,
+        kind: Kind,
+    ) -> Result<Digest, ImageError> {
+        let image = workspace.path().join("image");
+        pack::pack(tree, &image, kind, self.pack_limit).await?;
         let directory = self.directory.clone();
         tokio::task::spawn_blocking(move || store(&image, &directory)).await?
     }
@@ -170,12 +226,22 @@ impl Images {
     }
 }
 
+/// Puts a finished image in its place. One that is there stays: microVMs have it open.
 fn store(image: &Path, directory: &Path) -> Result<Digest, ImageError> {
     let file = File::open(image).map_err(io_error("opening", image))?;
     file.sync_all().map_err(io_error("syncing", image))?;
     let digest = Digest::of_reader(&file).map_err(io_error("reading", image))?;
     let path = directory.join(format!("{digest}.{EXTENSION}"));
-    fs::rename(image, &path).map_err(io_error("renaming to", &path))?;
+    match fs::hard_link(image, &path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let present = File::open(&path).and_then(Digest::of_reader);
+            // Unless it was damaged: nobody can use that one.
+            if !present.is_ok_and(|present| present == digest) {
+                fs::rename(image, &path).map_err(io_error("renaming to", &path))?;
+            }
+        }
+        linked => linked.map_err(io_error("linking to", &path))?,
+    }
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(io_error("syncing", directory))?;

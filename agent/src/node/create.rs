@@ -15,6 +15,7 @@ use super::error::CreateError;
 use crate::exec::{BuildInput, Built, wall_clock_ns};
 use crate::function::FunctionConfig;
 use crate::ids::new_snapshot_id;
+use crate::images::Kind;
 use crate::snapshots::{Disks, Draft, Parts, SnapshotError};
 use crate::store::{Function, StoreError};
 
@@ -23,14 +24,23 @@ use crate::store::{Function, StoreError};
 pub struct CreateInput {
     /// Its description.
     pub config: FunctionConfig,
-    /// Its code image.
+    /// The image of its code, without layers.
     pub code: Digest,
 }
 
-/// Keeps a name and an image while a function is being created.
+/// Keeps a name and images while a function is being created.
 struct Reservation {
     node: Arc<Node>,
     name: FunctionName,
+}
+
+impl Reservation {
+    /// Keeps one more image.
+    fn keep(&self, image: Digest) {
+        if let Some(images) = self.node.creating().get_mut(&self.name) {
+            images.push(image);
+        }
+    }
 }
 
 impl Drop for Reservation {
@@ -81,16 +91,20 @@ impl Node {
         let CreateInput { config, code } = input;
         config.validate(self.config.limits.max_memory_mib)?;
         fits_host(config.machine())?;
-        let _reservation = self.reserve(&config.name, code)?;
-        if !self.images.contains(&code) {
-            return Err(CreateError::NoCode(code));
-        }
+        let reservation = self.reserve(&config, code)?;
+        self.check_images(&config, code)?;
         let patience = Duration::from_millis(self.config.timeouts.queue_ms);
         let _place = tokio::time::timeout(patience, self.builds.acquire())
             .await
             .map_err(|_| CreateError::Busy)?
             .map_err(|_| CreateError::Draining)?;
         tracing::info!(function = %config.name, "building");
+        let code = if config.layers.is_empty() {
+            code
+        } else {
+            self.images.compose(&code, &config.layers).await?
+        };
+        reservation.keep(code);
         let id = new_snapshot_id().map_err(CreateError::Name)?;
         let assets = tokio::task::spawn_blocking({
             let (node, config) = (Arc::clone(&self), config.clone());
@@ -128,11 +142,33 @@ impl Node {
         Ok(function)
     }
 
+    /// Code and layers must be there, and go with the runtime.
+    fn check_images(&self, config: &FunctionConfig, code: Digest) -> Result<(), CreateError> {
+        if !self.images.contains(&code) {
+            return Err(CreateError::NoCode(code));
+        }
+        if self.images.kind(&code)? == Kind::Container {
+            if !config.is_provided()? {
+                let runtime = config.runtime.clone();
+                return Err(CreateError::NotProvided { runtime });
+            }
+            if !config.layers.is_empty() {
+                return Err(CreateError::LayersOfContainer);
+            }
+        }
+        let missing = |layer: &&Digest| !self.images.contains(layer);
+        match config.layers.iter().find(missing) {
+            Some(layer) => Err(CreateError::NoLayer(*layer)),
+            None => Ok(()),
+        }
+    }
+
     fn reserve(
         self: &Arc<Self>,
-        name: &FunctionName,
+        config: &FunctionConfig,
         code: Digest,
     ) -> Result<Reservation, CreateError> {
+        let name = &config.name;
         if !self.is_ready() {
             return Err(CreateError::Draining);
         }
@@ -144,7 +180,9 @@ impl Node {
         if count >= self.config.limits.max_functions {
             return Err(CreateError::TooMany(count));
         }
-        creating.insert(name.clone(), code);
+        let mut images = config.layers.clone();
+        images.push(code);
+        creating.insert(name.clone(), images);
         Ok(Reservation {
             node: Arc::clone(self),
             name: name.clone(),
@@ -210,6 +248,7 @@ impl Node {
     ) -> Result<(Built, Parts), CreateError> {
         let input = BuildInput {
             init: config.init(),
+            timeout: config.timeout(),
             machine: config.machine(),
             kernel: assets.kernel,
             initramfs: assets.initramfs,

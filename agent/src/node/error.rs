@@ -122,6 +122,24 @@ pub enum CreateError {
     /// The code was not uploaded.
     #[error("there is no code image {0}: upload the code first")]
     NoCode(Digest),
+    /// A layer was not uploaded.
+    #[error("there is no layer {0}: upload the layer first")]
+    NoLayer(Digest),
+    /// A container image needs another runtime.
+    #[error(
+        "the code is a container image, which brings its own runtime: the function's runtime \
+         must be `provided.al2023`, not `{runtime}`"
+    )]
+    NotProvided {
+        /// What it is.
+        runtime: String,
+    },
+    /// A container image with layers.
+    #[error("the code is a container image, which has no layers: put what they have into it")]
+    LayersOfContainer,
+    /// Code and layers cannot be put together.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The node is busy with other builds.
     #[error("the node is busy building other functions")]
     Busy,

@@ -60,7 +60,7 @@ pub struct Node {
     builds: Semaphore,
     functions: RwLock<HashMap<FunctionName, Arc<Function>>>,
     /// Functions that are being created, with the images they need.
-    creating: Mutex<HashMap<FunctionName, Digest>>,
+    creating: Mutex<HashMap<FunctionName, Vec<Digest>>>,
     records: Arc<Records>,
     stop: CancellationToken,
     /// Held as long as the node lives.
@@ -202,12 +202,14 @@ impl Node {
     /// Removes images that nothing needs any more.
     fn sweep_images(&self) {
         let creating = self.creating();
-        let mut used: Vec<Digest> = creating.values().copied().collect();
-        used.extend(self.list().iter().map(|function| function.code));
+        let mut used: Vec<Digest> = creating.values().flatten().copied().collect();
+        for function in self.list() {
+            used.extend(function.images());
+        }
         self.images.keep_only(&used);
     }
 
-    fn creating(&self) -> MutexGuard<'_, HashMap<FunctionName, Digest>> {
+    fn creating(&self) -> MutexGuard<'_, HashMap<FunctionName, Vec<Digest>>> {
         self.creating.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -22,7 +22,7 @@ use crate::lock::Lock;
 use crate::pager::Pager;
 use crate::process::{CgroupRoot, Launcher};
 use crate::snapshots::Catalogue;
-use crate::store::Store;
+use crate::store::{Function, Store};
 
 /// Where packages put the VMM program.
 const INSTALLED_VMM: &str = "/usr/libexec/snapback/snapback-vmm";
@@ -54,7 +54,7 @@ impl Node {
         let catalogue = Catalogue::open(state.join("snapshots"), window)?;
 
         let functions = store.functions()?;
-        let codes: Vec<_> = functions.iter().map(|function| function.code).collect();
+        let codes: Vec<_> = functions.iter().flat_map(Function::images).collect();
         images.keep_only(&codes);
         let snapshots: Vec<_> = functions.iter().map(|f| f.snapshot.clone()).collect();
         catalogue.keep_only(&snapshots)?;
@@ -72,12 +72,13 @@ impl Node {
             pager,
             timeouts,
             command_line,
-            config.pager.working_sets,
+            config.pager,
             first_generation,
         );
         let pool_limits = PoolLimits {
             max_environments: limits.max_environments,
             idle: Duration::from_millis(timeouts.idle_ms),
+            reset_in_place: config.reset.in_place,
             blanks: BlankLimits {
                 ready: config.pools.blank,
                 starting: config.pools.blank_starting,

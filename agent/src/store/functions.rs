@@ -15,7 +15,7 @@ use crate::function::FunctionConfig;
 pub struct Function {
     /// How it was described.
     pub config: FunctionConfig,
-    /// Its code image.
+    /// The image that its machines have: its code, with its layers.
     pub code: Digest,
     /// Its snapshot.
     pub snapshot: SnapshotId,
@@ -23,6 +23,15 @@ pub struct Function {
     pub build: BuildFacts,
     /// When it was registered, in milliseconds since the Unix epoch.
     pub created_unix_ms: u64,
+}
+
+impl Function {
+    /// The images that it needs: what its machines have, and its layers, which the next
+    /// function may name without bringing them again.
+    pub fn images(&self) -> impl Iterator<Item = Digest> + '_ {
+        let layers = self.config.layers.iter().copied();
+        std::iter::once(self.code).chain(layers)
+    }
 }
 
 const COLUMNS: &str = "name, config, code, snapshot, build, created_unix_ms";

@@ -4,6 +4,7 @@ use snapback_proto::frame::MAX_PAYLOAD;
 use snapback_proto::guest::{GuestMessage, ReadyPoint};
 use snapback_proto::ids::RequestId;
 
+use super::extensions::logs_api;
 use super::{Failure, Guest, GuestError};
 use crate::http::{Body, Head, Reply};
 use crate::runtime_api::connection::{Admission, Call, Heard};
@@ -14,6 +15,10 @@ use crate::sys::heap;
 
 /// The media type of an answer that names none.
 const OCTETS: &str = "application/octet-stream";
+
+/// Longest body of a call of the Extensions or Telemetry API: an error with its
+/// stack trace is the longest.
+const MAX_EXTENSION_BODY: usize = 256 * 1024;
 
 /// What an error is called when the runtime does not say.
 const UNKNOWN: &str = "Runtime.Unknown";
@@ -49,6 +54,14 @@ impl Guest {
         if matches!(call.body, Body::Streamed(_)) {
             return self.end_stream(slot, call.body);
         }
+        match route {
+            Route::Extension(wanted) => {
+                return self.on_extension_call(slot, wanted, &call.head, call.body);
+            }
+            Route::Telemetry => return self.on_subscription(slot, &call.head, call.body),
+            Route::Logs => return self.reply(slot, logs_api()),
+            _ => {}
+        }
         // The state may have changed while the body was on its way.
         let admitted = admit(self.state, self.request.as_ref(), &route, &call.head)
             .and_then(|_| self.transition(&route));
@@ -64,7 +77,8 @@ impl Guest {
             }
             Effect::ParkReady => {
                 self.waiter = Some(slot);
-                self.report_ready()
+                self.on_initialised();
+                Ok(())
             }
             Effect::Deliver => self.deliver(slot),
             _ => self.on_post(slot, &route, effect, call.head, call.body),
@@ -119,12 +133,23 @@ impl Guest {
         self.reply(slot, reply)
     }
 
-    fn report_ready(&mut self) -> Result<(), GuestError> {
+    /// Tells the agent that the function is ready, once it and its extensions are.
+    pub(super) fn report_when_ready(&mut self) -> Result<(), GuestError> {
+        let ready = self.state.is_parked() && self.extensions.are_settled();
+        if self.reported || !ready {
+            return Ok(());
+        }
+        // What is buffered now would be sent by every microVM of the snapshot.
+        if !self.telemetry.is_idle() {
+            return self.send_telemetry(true);
+        }
+        self.reported = true;
+        self.telemetry.end_history();
         let at = match self.state {
             State::RestoreParked => ReadyPoint::RestoreNext,
             _ => ReadyPoint::Next,
         };
-        self.logs.drain(&mut self.channel)?;
+        self.drain_logs()?;
         // Before the report: once the agent has it, the snapshot may be taken.
         heap::release_free_memory();
         self.channel
@@ -134,7 +159,8 @@ impl Guest {
 
     fn answer(&mut self, content_type: String, body: Vec<u8>) -> Result<(), GuestError> {
         self.delivery = None;
-        self.logs.drain(&mut self.channel)?;
+        self.drain_logs()?;
+        self.on_answered("success", body.len());
         if let Some(request) = self.request.clone() {
             let message = GuestMessage::Response {
                 request,
@@ -152,7 +178,8 @@ impl Guest {
         json: Vec<u8>,
     ) -> Result<(), GuestError> {
         self.delivery = None;
-        self.logs.drain(&mut self.channel)?;
+        self.drain_logs()?;
+        self.on_answered("error", json.len());
         if let Some(request) = self.request.clone() {
             let message = GuestMessage::Failed {
                 request,
@@ -164,13 +191,13 @@ impl Guest {
         Ok(())
     }
 
-    pub(super) fn fail_init(&mut self, error: FunctionError) -> Result<(), GuestError> {
-        let json = error.to_json();
-        self.send_init_failed(error.error_type, json)
+    pub(super) fn fail_init(&mut self, error: &FunctionError) -> Result<(), GuestError> {
+        self.send_init_failed(error.error_type.clone(), error.to_json())
     }
 
     fn send_init_failed(&mut self, error_type: String, json: Vec<u8>) -> Result<(), GuestError> {
-        self.logs.drain(&mut self.channel)?;
+        self.reported = true;
+        self.drain_logs()?;
         self.channel
             .queue(&GuestMessage::InitFailed { error_type }, json)?;
         Ok(())
@@ -189,6 +216,9 @@ fn admit(
         && request.is_none_or(|current| current.as_str() != id)
     {
         return Err(Refusal::InvalidRequestId);
+    }
+    if route.event().is_none() {
+        return Ok(Admission::Keep(MAX_EXTENSION_BODY));
     }
     let streams = head.streams && matches!(route, Route::Response(_));
     let event = if streams {

@@ -1,58 +1,95 @@
 //! What the end of a process means.
 
 use snapback_proto::guest::{ExitStatus, GuestMessage};
-
 use snapback_proto::ids::RequestId;
 
 use super::{Failure, Guest, GuestError};
-use crate::runtime_api::errors::FunctionError;
-use crate::runtime_api::state::{Effect, Event};
+use crate::extensions::state as extension;
+use crate::runtime_api::errors::{FunctionError, ending};
+use crate::runtime_api::state::{Effect, Event, State};
 
 impl Guest {
-    pub(super) fn on_runtime_ended(&mut self) -> Result<(), GuestError> {
-        if let Some(runtime) = &self.runtime {
-            let ended = runtime
+    pub(super) fn on_process_ended(&mut self, place: u8) -> Result<(), GuestError> {
+        if let Some((_, process)) = self.processes.iter().find(|(of, _)| *of == place) {
+            let ended = process
                 .try_wait()
-                .map_err(GuestError::during("reap the runtime"))?;
-            self.ended = self.ended.or(ended);
+                .map_err(GuestError::during("reap a process"))?;
+            self.ended.extend(ended.map(|status| (place, status)));
         }
-        self.forget_ended_runtime();
+        self.forget_ended_processes();
         Ok(())
     }
 
     pub(super) fn on_orphans(&mut self) -> Result<(), GuestError> {
         if let Some(orphans) = &self.orphans {
-            let reaped = orphans.reap(self.runtime.as_ref());
-            let ended = reaped.map_err(GuestError::during("reap orphans"))?;
-            self.ended = self.ended.or(ended);
+            let (processes, ended) = (&self.processes, &mut self.ended);
+            orphans
+                .reap(|pid, status| {
+                    let ours = processes.iter().find(|(_, process)| process.pid() == pid);
+                    ended.extend(ours.map(|(place, _)| (*place, status)));
+                })
+                .map_err(GuestError::during("reap orphans"))?;
         }
-        self.forget_ended_runtime();
+        self.forget_ended_processes();
         Ok(())
     }
 
-    /// Its process id is free for others now.
-    fn forget_ended_runtime(&mut self) {
-        if self.ended.is_some() {
-            self.runtime = None;
+    /// Their process ids are free for others now.
+    fn forget_ended_processes(&mut self) {
+        let ended = &self.ended;
+        self.processes
+            .retain(|(place, _)| !ended.iter().any(|(of, _)| of == place));
+    }
+
+    /// Tells the state machines of the ends.
+    pub(super) fn on_exits(&mut self) -> Result<(), GuestError> {
+        for (place, status) in std::mem::take(&mut self.ended) {
+            match place.checked_sub(1) {
+                None => self.fail_environment(Failure::Exited(status))?,
+                Some(place) => self.on_extension_exit(usize::from(place), status)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn on_extension_exit(&mut self, place: usize, status: ExitStatus) -> Result<(), GuestError> {
+        match self.extensions.happen(place, extension::Event::Exit) {
+            Ok(extension::Effect::Fail) => {
+                let reason = ending(status);
+                self.fail_extension("Extension.Crash", reason)
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Tells the state machine of the runtime's end.
-    pub(super) fn on_exit(&mut self) -> Result<(), GuestError> {
-        let Some(status) = self.ended.take() else {
-            return Ok(());
-        };
+    pub(super) fn fail_extension(
+        &mut self,
+        error_type: &'static str,
+        reason: String,
+    ) -> Result<(), GuestError> {
+        self.fail_environment(Failure::Extension { error_type, reason })
+    }
+
+    /// Nothing runs in this environment any more: the initialisation or the request
+    /// fails with that.
+    pub(super) fn fail_environment(&mut self, failure: Failure) -> Result<(), GuestError> {
         let (state, effect) = self
             .state
             .on(Event::Exit)
             .unwrap_or((self.state, Effect::Nothing));
         self.state = state;
-        // What it said before it ended explains more than how it ended.
-        self.failure.get_or_insert(Failure::Exited(status));
+        // What was said before explains more than how it ended.
+        let failure = self.failure.get_or_insert(failure);
+        // Parked, but not ready while an extension was not.
+        let never_ready = !self.reported && effect == Effect::Nothing;
         match effect {
-            Effect::FailInit => self.fail_init(FunctionError::exited(None, status)),
             Effect::FailRequest => self.fail_request(),
             Effect::CutStream => self.cut_stream(),
+            _ if never_ready || effect == Effect::FailInit => {
+                let error = failure.error(None);
+                self.state = State::InitFailed;
+                self.fail_init(&error)
+            }
             _ => Ok(()),
         }
     }
@@ -62,24 +99,33 @@ impl Guest {
         let Some(request) = self.request.clone() else {
             return Ok(());
         };
+        let exited = Failure::Exited(ExitStatus::Code(0));
+        let failure = self.failure.as_mut().map_or_else(
+            || exited.error(Some(&request)),
+            |failure| failure.error(Some(&request)),
+        );
         let status = match &mut self.failure {
             Some(Failure::Restore { error_type, json }) => {
                 let (error_type, json) = (error_type.clone(), std::mem::take(json));
                 return self.fail_restore(request, error_type, json);
             }
+            Some(Failure::Extension { .. }) => {
+                let json = failure.to_json();
+                return self.answer_error(Some(failure.error_type), json);
+            }
             Some(Failure::Exited(status)) => *status,
             None => ExitStatus::Code(0),
         };
         self.delivery = None;
-        self.logs.drain(&mut self.channel)?;
-        let json = FunctionError::exited(Some(&request), status).to_json();
+        self.drain_logs()?;
+        self.on_answered("failure", 0);
         let message = GuestMessage::RuntimeExited {
             request,
             status,
             out_of_memory: self.machine.ran_out_of_memory(),
             more: self.has_more(),
         };
-        self.channel.queue(&message, json)?;
+        self.channel.queue(&message, failure.to_json())?;
         Ok(())
     }
 
@@ -91,12 +137,28 @@ impl Guest {
         json: Vec<u8>,
     ) -> Result<(), GuestError> {
         self.delivery = None;
-        self.logs.drain(&mut self.channel)?;
+        self.drain_logs()?;
         let message = GuestMessage::RestoreFailed {
             request,
             error_type,
         };
         self.channel.queue(&message, json)?;
         Ok(())
+    }
+}
+
+impl Failure {
+    /// In Lambda's words.
+    fn error(&self, request: Option<&RequestId>) -> FunctionError {
+        match self {
+            Self::Exited(status) => FunctionError::exited(request, *status),
+            Self::Extension { error_type, reason } => {
+                FunctionError::extension(request, error_type, reason)
+            }
+            Self::Restore { error_type, .. } => {
+                let error_type = error_type.as_deref().unwrap_or("Runtime.Unknown");
+                FunctionError::new(error_type, "the hooks after a restore failed")
+            }
+        }
     }
 }

@@ -3,12 +3,14 @@
 //! ```text
 //!                 ┌───────────────────── Poller ─────────────────────┐
 //!                 │            │             │           │           │
-//!              Channel      Listener,     Log pipes   Runtime's    Orphans
-//!              (host)       connections   (stdout,    process      (PID 1
-//!                 │         (runtime)      stderr)     │            only)
+//!              Channel      Listener,     Log pipes   Processes    Telemetry
+//!              (host)       connections   (stdout,    (runtime,    subscribers
+//!                 │         (runtime,      stderr)     extensions)
+//!                 │          extensions)     │           │
 //!                 ▼            ▼             │           ▼
-//!             `host`        `calls` ─────────┼──────► `exit`
+//!             `host`   `calls`, `extensions`─┼──────► `exit`
 //!                 └────────────┴── State::on ┴───────────┘
+//!                                  `ending` (what is left to do after an answer)
 //! ```
 //!
 //! A thread per connection would be simpler to read and worse in every other way:
@@ -20,26 +22,33 @@
 //! and one after. While parked the loop sits in that wait, with empty buffers.
 
 mod calls;
+mod ending;
 mod exit;
+mod extensions;
 mod host;
 mod stream;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
-use snapback_proto::guest::{ExitStatus, GuestMessage};
+use snapback_proto::guest::{ExitStatus, GuestMessage, Init};
 use snapback_proto::ids::RequestId;
 
 use crate::channel::{Channel, ChannelError};
+use crate::extensions::Extensions;
 use crate::http::Reply;
 use crate::logs::{LogError, Logs};
 use crate::poller::{Interest, Poller, Token};
-use crate::process::{Layout, Orphans, Runtime};
+use crate::process::{Layout, Orphans, Process};
 use crate::resume::{Machine, ResumeError};
 use crate::runtime_api::connection::Received;
 use crate::runtime_api::server::{MAX_CONNECTIONS, Server};
 use crate::runtime_api::state::{Event, State};
+use crate::telemetry::Telemetry;
+use ending::Ending;
+use host::Delivery;
 
 /// Log output is left in its pipe while the channel has more than this to send.
 const CHANNEL_HIGH_WATER: usize = 1024 * 1024;
@@ -114,9 +123,24 @@ pub struct Guest {
     layout: Layout,
     machine: Box<dyn Machine>,
     orphans: Option<Orphans>,
-    runtime: Option<Runtime>,
-    /// How the runtime ended, until the state machine has been told.
-    ended: Option<ExitStatus>,
+    /// The runtime's process at place 0, each external extension's at its own + 1.
+    processes: Vec<(u8, Process)>,
+    /// How they ended, until the state machines have been told.
+    ended: Vec<(u8, ExitStatus)>,
+    /// What the agent said of the function, once it has.
+    init: Option<Init>,
+    /// The runtime has been started.
+    started: Option<Instant>,
+    /// The agent knows that the function is ready, or that it will never be.
+    reported: bool,
+    extensions: Extensions,
+    telemetry: Telemetry,
+    /// What extensions that asked late are still to hear: the current `INVOKE`.
+    invoke_event: Vec<u8>,
+    /// When the current request came.
+    invoked: Option<Instant>,
+    /// What is left to do after an answer.
+    ending: Option<Ending>,
     /// The connection whose call to `next` waits.
     waiter: Option<u8>,
     /// The connection on which an answer comes in pieces.
@@ -124,7 +148,7 @@ pub struct Guest {
     /// The request that an answer must name. Stays until the next one.
     request: Option<RequestId>,
     /// The request as the runtime gets it, until it is answered.
-    delivery: Option<Reply>,
+    delivery: Option<Delivery>,
     /// Why requests fail once the runtime is gone.
     failure: Option<Failure>,
 }
@@ -142,6 +166,11 @@ struct Streamer {
 enum Failure {
     /// Its process has ended.
     Exited(ExitStatus),
+    /// An extension has failed.
+    Extension {
+        error_type: &'static str,
+        reason: String,
+    },
     /// Its hooks failed after a restore; the JSON that it posted.
     Restore {
         error_type: Option<String>,
@@ -178,8 +207,16 @@ impl Guest {
             layout: parts.layout,
             machine: parts.machine,
             orphans: parts.orphans,
-            runtime: None,
-            ended: None,
+            processes: Vec::new(),
+            ended: Vec::new(),
+            init: None,
+            started: None,
+            reported: false,
+            extensions: Extensions::default(),
+            telemetry: Telemetry::default(),
+            invoke_event: Vec::new(),
+            invoked: None,
+            ending: None,
             waiter: None,
             streamer: None,
             request: None,
@@ -198,13 +235,18 @@ impl Guest {
             .queue(&GuestMessage::Hello { release }, Vec::new())?;
         self.finish_turn()?;
         loop {
-            let ready = self.poller.wait(None).map_err(GuestError::during("wait"))?;
+            let limit = self.patience();
+            let ready = self
+                .poller
+                .wait(limit)
+                .map_err(GuestError::during("wait"))?;
             self.turn(ready)?;
             // What it sent before it ended is not all read as long as it is paused.
-            if self.ended.is_some() && !self.streamer.is_some_and(|s| s.paused) {
+            if !self.ended.is_empty() && !self.streamer.is_some_and(|s| s.paused) {
                 self.settle()?;
-                self.on_exit()?;
+                self.on_exits()?;
             }
+            self.advance()?;
             self.finish_turn()?;
         }
     }
@@ -216,9 +258,12 @@ impl Guest {
                 Token::Listener => self.on_listener()?,
                 Token::Connection(slot) => self.on_connection(slot)?,
                 Token::Log(stream) => self.on_log(stream)?,
-                Token::Process(_) => self.on_runtime_ended()?,
+                Token::Process(place) => self.on_process_ended(place)?,
                 Token::Orphans => self.on_orphans()?,
-                Token::Subscriber(_) => {}
+                Token::Subscriber(place) => self
+                    .telemetry
+                    .on_ready(place, &self.poller)
+                    .map_err(GuestError::during("watch a subscriber"))?,
             }
         }
         Ok(())
@@ -237,6 +282,27 @@ impl Guest {
             self.turn(calls.into_iter())?;
         }
         Ok(())
+    }
+
+    /// How long the loop may wait for something to happen.
+    fn patience(&self) -> Option<Duration> {
+        let ending = self.ending.as_ref().and_then(Ending::deadline);
+        let next = [ending, self.telemetry.deadline()];
+        let next = next.into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Does what has become possible, or due.
+    fn advance(&mut self) -> Result<(), GuestError> {
+        self.start_when_registered()?;
+        self.report_when_ready()?;
+        self.end_when_over()?;
+        self.send_telemetry(false)
+    }
+
+    fn send_telemetry(&mut self, all: bool) -> Result<(), GuestError> {
+        let send = GuestError::during("watch a subscriber");
+        self.telemetry.send(all, &self.poller).map_err(send)
     }
 
     /// Sends what the turn has queued and settles what is watched from now on.
@@ -277,12 +343,18 @@ impl Guest {
     }
 
     fn may_log(&self) -> bool {
-        !self.state.is_parked() && self.channel.unsent() < CHANNEL_HIGH_WATER
+        !self.is_quiet() && self.channel.unsent() < CHANNEL_HIGH_WATER
+    }
+
+    /// Whether a snapshot may be taken now: nothing is written to the channel then.
+    fn is_quiet(&self) -> bool {
+        self.state.is_parked() && self.reported && self.ending.is_none()
     }
 
     fn on_log(&mut self, place: u8) -> Result<(), GuestError> {
         if self.may_log() {
-            self.logs.pump(place, &mut self.channel)?;
+            self.logs
+                .pump(place, &mut self.channel, &mut self.telemetry)?;
         } else {
             self.logs.watch(false, &self.poller)?;
         }
@@ -330,6 +402,7 @@ impl Guest {
     fn close(&mut self, slot: u8) -> Result<(), GuestError> {
         self.server.close(slot);
         self.lose_stream(slot)?;
+        self.lose_extension(slot);
         if self.waiter == Some(slot) {
             self.waiter = None;
             if let Some((state, _)) = self.state.on(Event::Hangup) {
@@ -339,9 +412,9 @@ impl Guest {
         Ok(())
     }
 
-    /// Whether something is left to do after the answer.
-    fn has_more(&self) -> bool {
-        false
+    /// Passes on all the output that is there.
+    fn drain_logs(&mut self) -> Result<(), GuestError> {
+        Ok(self.logs.drain(&mut self.channel, &mut self.telemetry)?)
     }
 
     /// Queues a response and sends it.

@@ -31,7 +31,7 @@ impl Guest {
             paused: false,
         });
         self.delivery = None;
-        self.logs.drain(&mut self.channel)?;
+        self.drain_logs()?;
         if let Some(request) = self.request.clone() {
             let message = GuestMessage::StreamStarted {
                 request,
@@ -68,7 +68,7 @@ impl Guest {
 
     /// The connection broke. Nothing happens when it was not the stream's.
     pub(super) fn lose_stream(&mut self, slot: u8) -> Result<(), GuestError> {
-        if !self.streamer.is_some_and(|s| s.slot == slot) {
+        if self.streamer.is_none_or(|s| s.slot != slot) {
             return Ok(());
         }
         match self.state.on(Event::StreamLost) {
@@ -90,7 +90,13 @@ impl Guest {
         error_body: Option<String>,
     ) -> Result<(), GuestError> {
         self.streamer = None;
-        self.logs.drain(&mut self.channel)?;
+        self.drain_logs()?;
+        let status = if error_type.is_none() {
+            "success"
+        } else {
+            "error"
+        };
+        self.on_answered(status, 0);
         if let Some(request) = self.request.clone() {
             let message = GuestMessage::StreamEnded {
                 request,

@@ -32,12 +32,15 @@ impl FunctionError {
     pub fn exited(request: Option<&RequestId>, status: ExitStatus) -> Self {
         let reason = match status {
             ExitStatus::Code(0) => "Runtime exited without providing a reason".to_owned(),
-            ExitStatus::Code(code) => format!("Runtime exited with error: exit status {code}"),
-            ExitStatus::Signal(signal) => {
-                format!("Runtime exited with error: signal: {}", signal_name(signal))
-            }
+            status => format!("Runtime exited with error: {}", ending(status)),
         };
         Self::new("Runtime.ExitError", with_request(request, &reason))
+    }
+
+    /// An extension failed, in the way that its error type says.
+    #[must_use]
+    pub fn extension(request: Option<&RequestId>, error_type: &str, reason: &str) -> Self {
+        Self::new(error_type, with_request(request, reason))
     }
 
     /// There is no bootstrap, or it cannot be started.
@@ -66,6 +69,15 @@ fn with_request(request: Option<&RequestId>, reason: &str) -> String {
     match request {
         Some(id) => format!("RequestId: {id} Error: {reason}"),
         None => format!("Error: {reason}"),
+    }
+}
+
+/// How a process ended, in Lambda's words.
+#[must_use]
+pub fn ending(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Code(code) => format!("exit status {code}"),
+        ExitStatus::Signal(signal) => format!("signal: {}", signal_name(signal)),
     }
 }
 
@@ -105,6 +117,39 @@ pub enum Refusal {
         /// The cap, in bytes.
         cap: usize,
     },
+    /// The body is not what it should be.
+    #[error("Invalid request format")]
+    InvalidFormat,
+    /// `Lambda-Extension-Identifier` is not there.
+    #[error("Missing Lambda-Extension-Identifier header")]
+    MissingExtensionId,
+    /// Nobody has this identifier.
+    #[error("Unknown extension")]
+    UnknownExtension,
+    /// `Lambda-Extension-Name` is not there or no name.
+    #[error("Invalid extension name")]
+    InvalidExtensionName,
+    /// There is no such event.
+    #[error("Invalid event type: it is INVOKE or SHUTDOWN")]
+    InvalidExtensionEvent,
+    /// A part of the runtime's process cannot outlive it.
+    #[error("Internal extensions cannot register for SHUTDOWN")]
+    ShutdownNotSupported,
+    /// The runtime is initialised.
+    #[error("Extension registration closed already")]
+    RegistrationClosed,
+    /// There are as many as there may be.
+    #[error("Extension limit reached")]
+    TooManyExtensions,
+    /// Not now.
+    #[error("The extension's state does not allow this call")]
+    InvalidExtensionState,
+    /// An error without `Lambda-Extension-Function-Error-Type`.
+    #[error("Missing Lambda-Extension-Function-Error-Type header")]
+    MissingErrorType,
+    /// A telemetry subscription outside its ranges.
+    #[error("Invalid subscription: {0}")]
+    InvalidSubscription(&'static str),
 }
 
 impl Refusal {
@@ -117,6 +162,17 @@ impl Refusal {
             Self::InvalidRequestId => (400, "InvalidRequestID"),
             Self::InvalidStateTransition => (403, "InvalidStateTransition"),
             Self::TooLarge { .. } => (413, "RequestEntityTooLarge"),
+            Self::InvalidFormat => (400, "InvalidRequestFormat"),
+            Self::MissingExtensionId => (403, "Extension.MissingExtensionIdentifier"),
+            Self::UnknownExtension => (403, "Extension.UnknownExtensionIdentifier"),
+            Self::InvalidExtensionName => (403, "Extension.InvalidExtensionName"),
+            Self::InvalidExtensionEvent => (403, "Extension.InvalidEventType"),
+            Self::ShutdownNotSupported => (403, "ShutdownEventNotSupportedForInternalExtension"),
+            Self::RegistrationClosed => (403, "Extension.RegistrationClosed"),
+            Self::TooManyExtensions => (403, "Extension.TooManyExtensions"),
+            Self::InvalidExtensionState => (403, "Extension.InvalidExtensionState"),
+            Self::MissingErrorType => (403, "Extension.MissingHeader"),
+            Self::InvalidSubscription(_) => (400, "ValidationError"),
         };
         Reply::json(
             status,

@@ -71,7 +71,17 @@ pub struct Environment {
 impl Environment {
     /// Starts a guest-init whose bootstrap is this file; `None`: there is none.
     pub fn new(bootstrap: Option<&str>) -> Self {
+        Self::with_extensions(bootstrap, &[])
+    }
+
+    /// As [`new`](Self::new), with external extensions: name and script.
+    pub fn with_extensions(bootstrap: Option<&str>, extensions: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
+        std::fs::create_dir(folder.path().join("extensions")).unwrap();
+        for (name, script) in extensions {
+            let path = folder.path().join("extensions").join(name);
+            write_program(&path, &format!("#!/bin/bash\n{script}\n"));
+        }
         let path = folder.path().join("bootstrap");
         if let Some(content) = bootstrap {
             write_program(&path, content);
@@ -85,7 +95,9 @@ impl Environment {
         let layout = Layout {
             task_root: folder.path().to_owned(),
             bootstraps: vec![PathBuf::from("/nonexistent/bootstrap"), path],
+            extensions: folder.path().join("extensions"),
             user: None,
+            container: None,
         };
         let guest = std::thread::spawn(move || {
             let mut guest = Guest::new(Parts {
@@ -131,6 +143,11 @@ impl Environment {
         client.get("invocation/next");
         environment.expect_ready(ReadyPoint::Next);
         (environment, client)
+    }
+
+    /// Where the external extensions are.
+    pub fn extensions(&self) -> PathBuf {
+        self.folder.path().join("extensions")
     }
 
     pub fn client(&self) -> Client {
@@ -284,6 +301,10 @@ pub struct Answer {
 }
 
 impl Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut found = self
             .headers
@@ -328,6 +349,21 @@ impl Client {
         );
         self.send(head.as_bytes());
         self.send(body);
+        self.answer()
+    }
+
+    /// Sends a request of any of the APIs without waiting for its response.
+    pub fn ask(&mut self, request: &str, headers: &str, body: &str) {
+        let length = body.len();
+        self.send(
+            format!("{request} HTTP/1.1\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
+                .as_bytes(),
+        );
+    }
+
+    /// As [`ask`](Self::ask), with the response.
+    pub fn call(&mut self, request: &str, headers: &str, body: &str) -> Answer {
+        self.ask(request, headers, body);
         self.answer()
     }
 

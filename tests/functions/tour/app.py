@@ -5,6 +5,10 @@ An event that is no object comes back as it is.
 
 import errno
 import os
+import random
+import secrets
+import socket
+import ssl
 import sys
 import time
 import uuid
@@ -12,7 +16,14 @@ import uuid
 import traces
 
 # What was made while the function was initialised: the same in every request of a snapshot.
-BORN = {"id": uuid.uuid4().hex, "monotonic": time.monotonic(), "wall": time.time()}
+BORN = {
+    "id": uuid.uuid4().hex,
+    "monotonic": time.monotonic(),
+    "wall": time.time(),
+    # Both generators have a state of their own from here on, and it is in the snapshot.
+    "random": random.random(),
+    "ssl": ssl.RAND_bytes(16).hex(),
+}
 
 
 def handler(event, context):
@@ -38,13 +49,32 @@ def facts(event, context, now):
             "memory_limit_in_mb": context.memory_limit_in_mb,
             "aws_request_id": context.aws_request_id,
             "remaining_ms": context.get_remaining_time_in_millis(),
+            "tenant_id": context.tenant_id,
+            "custom": context.client_context and context.client_context.custom,
         },
     }
 
 
+def text(path):
+    with open(path) as file:
+        return file.read().strip()
+
+
 def draw(event, context, now):
     """Random numbers first, so that other machines can draw theirs meanwhile."""
-    drawn = {"urandom": os.urandom(16).hex(), "uuid4": str(uuid.uuid4()), "born": BORN, "now": now}
+    drawn = {
+        "random": random.random(),
+        "ssl": ssl.RAND_bytes(16).hex(),
+        "secrets": secrets.token_hex(16),
+        "urandom": os.urandom(16).hex(),
+        "uuid4": str(uuid.uuid4()),
+        "uuid1": str(uuid.uuid1()),
+        "hostname": socket.gethostname(),
+        "machine_id": text("/etc/machine-id"),
+        "boot_id": text("/proc/sys/kernel/random/boot_id"),
+        "born": BORN,
+        "now": now,
+    }
     time.sleep(event.get("seconds", 0))
     return drawn
 

@@ -15,7 +15,18 @@ fn draw(agent: &Agent, seconds: u32) -> Value {
 
 /// Checks that all have drawn different numbers, in machines of one snapshot.
 fn differ(drawn: &[Value]) {
-    for kind in ["urandom", "uuid4"] {
+    for kind in [
+        "random",
+        "ssl",
+        "secrets",
+        "urandom",
+        "uuid4",
+        "uuid1",
+        "hostname",
+        "machine_id",
+        "boot_id",
+    ] {
+        assert!(drawn.iter().all(|one| !one[kind].is_null()), "{kind}");
         let different: HashSet<_> = drawn.iter().map(|one| one[kind].to_string()).collect();
         assert_eq!(different.len(), drawn.len(), "{kind}: {drawn:?}");
     }

@@ -18,23 +18,25 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::io;
 use std::iter::once;
-use std::os::fd::OwnedFd;
 
 pub use effects::{Effects, GuestEnd, Lines};
 use layout::{
     FIRST_GSI, I8042_COMMAND, I8042_DATA, MAX_VIRTIO, MMIO_BASE, MMIO_WINDOW, MmioSlot, POWER_PORT,
     POWER_PORTS, PVPANIC_PORT, SERIAL_GSI, SERIAL_PORT, SERIAL_PORTS,
 };
-pub use state::{BusV1, NotQuiet, RestoreError, TooManyDevices};
+pub use state::{BusV1, NotQuiet, RebaseError, RestoreError, TooManyDevices};
 
+use crate::control::HostEnds;
 use crate::devices::i8042::I8042;
 use crate::devices::serial::Serial;
 use crate::devices::{power, pvpanic};
 use crate::memory::GuestRam;
 use crate::poll::Ready;
 use crate::virtio::block::Block;
+use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
 use crate::virtio::transport::{MmioDevice, Transport};
 use crate::virtio::vsock::Vsock;
@@ -46,6 +48,7 @@ pub struct Bus {
     serial: Serial,
     i8042: I8042,
     vsock: Transport<Vsock>,
+    net: Option<Transport<Net>>,
     disks: Vec<Transport<Block>>,
     rng: Transport<Rng>,
 }
@@ -53,16 +56,24 @@ pub struct Bus {
 impl Bus {
     /// Index of the vsock device.
     pub const VSOCK: u8 = 0;
+    /// Index of the net device, if there is one.
+    pub const NET: u8 = 1;
 
     /// Puts the devices on the bus; the first disk is the guest's `vda`.
     ///
     /// # Errors
     /// [`TooManyDevices`] when they do not fit the layout.
-    pub fn new(serial: Serial, vsock: Vsock, disks: Vec<Block>) -> Result<Self, TooManyDevices> {
+    pub fn new(
+        serial: Serial,
+        vsock: Vsock,
+        net: Option<Net>,
+        disks: Vec<Block>,
+    ) -> Result<Self, TooManyDevices> {
         let bus = Self {
             serial,
             i8042: I8042::default(),
             vsock: Transport::new(vsock),
+            net: net.map(Transport::new),
             disks: disks.into_iter().map(Transport::new).collect(),
             rng: Transport::new(Rng::default()),
         };
@@ -180,7 +191,7 @@ impl Bus {
         effects
     }
 
-    /// The host's side of devices was changed ([`Bus::attach_channel`], or a
+    /// The host's side of devices was changed ([`Bus::attach_hosts`], or a
     /// restore): they do what follows from it.
     pub fn host_changed(&mut self, ram: &GuestRam) -> Effects {
         let mut effects = Effects::NONE;
@@ -190,20 +201,28 @@ impl Bus {
         effects
     }
 
-    /// Gives the invocation channel a host end (a stream socket): the connection
-    /// that the guest will make, or the one that a restore brought. Call
-    /// [`Bus::host_changed`] afterwards.
+    /// Gives the vsock device the host's side of a lease: the end of the invocation
+    /// channel that the guest will open, or that a restore brought, and the hub. Call
+    /// [`Bus::host_changed`] afterwards; [`Bus::restore`] takes all of it away.
     ///
     /// # Errors
-    /// When the socket cannot be made non-blocking.
-    pub fn attach_channel(&mut self, socket: OwnedFd) -> io::Result<()> {
-        self.vsock.device_mut().attach_channel(socket)
+    /// When a socket cannot be made non-blocking.
+    pub fn attach_hosts(&mut self, ends: HostEnds) -> io::Result<()> {
+        let vsock = self.vsock.device_mut();
+        vsock.attach_channel(ends.channel)?;
+        ends.hub.map_or(Ok(()), |hub| vsock.attach_hub(hub))
     }
 
-    /// Takes the channel's host end away without telling the guest; what the guest
-    /// sent and the host has not taken is dropped. For a reset.
-    pub fn detach_channel(&mut self) {
-        self.vsock.device_mut().detach_channel();
+    /// Drops the frames that wait for a guest which is about to run: they were sent to
+    /// an earlier life.
+    ///
+    /// # Errors
+    /// When the tap cannot be read, or frames come faster than they are dropped.
+    pub fn drop_queued_frames(&self) -> io::Result<()> {
+        match &self.net {
+            Some(net) => Ok(net.device().drop_queued()?),
+            None => Ok(()),
+        }
     }
 
     /// Whether no device has work in flight, so that [`Bus::save`] can succeed.
@@ -211,6 +230,27 @@ impl Bus {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.devices().all(MmioDevice::is_quiet)
+    }
+
+    /// Keeps what the scratch disks hold, each in the next of `files`; the state then
+    /// holds nothing of it.
+    ///
+    /// # Errors
+    /// [`RebaseError`] names the disk; the snapshot has to be thrown away.
+    pub fn rebase_disks(&mut self, files: Vec<File>) -> Result<(), RebaseError> {
+        let disks = self.disks.iter_mut().map(Transport::device_mut).enumerate();
+        let scratch: Vec<_> = disks.filter(|(_, disk)| disk.is_scratch()).collect();
+        if scratch.len() != files.len() {
+            return Err(RebaseError::Count {
+                files: files.len(),
+                disks: scratch.len(),
+            });
+        }
+        for ((index, disk), file) in scratch.into_iter().zip(files) {
+            disk.rebase(file)
+                .map_err(|source| RebaseError::Disk { index, source })?;
+        }
+        Ok(())
     }
 
     /// Every device's state.
@@ -225,14 +265,15 @@ impl Bus {
             serial: self.serial.save(),
             i8042: self.i8042.save(),
             vsock: self.vsock.save(),
+            net: self.net.as_ref().map(Transport::save),
             disks: self.disks.iter().map(Transport::save).collect(),
             rng: self.rng.save(),
         })
     }
 
     /// Puts every device into `state`, which may come from a hostile file. Guest
-    /// memory is only asked for its size, never read. Host sockets of vsock
-    /// connections are closed; [`Bus::attach_channel`] gives the channel a new one.
+    /// memory is only asked for its size, never read. All host sockets of vsock are
+    /// closed; [`Bus::attach_hosts`] brings new ones.
     ///
     /// # Errors
     /// [`RestoreError`] names the device; the bus must not be used afterwards.
@@ -250,6 +291,15 @@ impl Bus {
         self.vsock
             .restore(&state.vsock, ram)
             .map_err(RestoreError::Vsock)?;
+        match (&mut self.net, &state.net) {
+            (Some(net), Some(state)) => net.restore(state, ram).map_err(RestoreError::Net)?,
+            (None, None) => {}
+            (_, snapshot) => {
+                return Err(RestoreError::NetPresence {
+                    snapshot: snapshot.is_some(),
+                });
+            }
+        }
         for (index, (disk, state)) in self.disks.iter_mut().zip(&state.disks).enumerate() {
             disk.restore(state, ram)
                 .map_err(|source| RestoreError::Disk { index, source })?;
@@ -266,21 +316,31 @@ impl Bus {
     /// The virtio devices in the order of their indices, windows and interrupt lines.
     fn devices(&self) -> impl Iterator<Item = &dyn MmioDevice> {
         let Self {
-            vsock, disks, rng, ..
+            vsock,
+            net,
+            disks,
+            rng,
+            ..
         } = self;
         let (vsock, rng): (&dyn MmioDevice, &dyn MmioDevice) = (vsock, rng);
+        let net = net.iter().map(|net| -> &dyn MmioDevice { net });
         let disks = disks.iter().map(|disk| -> &dyn MmioDevice { disk });
-        once(vsock).chain(disks).chain(once(rng))
+        once(vsock).chain(net).chain(disks).chain(once(rng))
     }
 
     /// As [`Bus::devices`].
     fn devices_mut(&mut self) -> impl Iterator<Item = &mut dyn MmioDevice> {
         let Self {
-            vsock, disks, rng, ..
+            vsock,
+            net,
+            disks,
+            rng,
+            ..
         } = self;
         let (vsock, rng): (&mut dyn MmioDevice, &mut dyn MmioDevice) = (vsock, rng);
+        let net = net.iter_mut().map(|net| -> &mut dyn MmioDevice { net });
         let disks = disks.iter_mut().map(|disk| -> &mut dyn MmioDevice { disk });
-        once(vsock).chain(disks).chain(once(rng))
+        once(vsock).chain(net).chain(disks).chain(once(rng))
     }
 
     /// Device `index` and its interrupt line.

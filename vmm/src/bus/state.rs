@@ -1,10 +1,13 @@
 //! The state of every device, as it stands in a snapshot.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
 use crate::devices::i8042::I8042V1;
 use crate::devices::serial::{SerialRestoreError, SerialV1};
 use crate::virtio::block::BlockV1;
+use crate::virtio::net::NetV1;
 use crate::virtio::rng::RngV1;
 use crate::virtio::transport::{VirtioRestoreError, VirtioV1};
 use crate::virtio::vsock::VsockV1;
@@ -19,6 +22,8 @@ pub struct BusV1 {
     pub i8042: I8042V1,
     /// The vsock.
     pub vsock: VirtioV1<VsockV1>,
+    /// The net device, if there is one.
+    pub net: Option<VirtioV1<NetV1>>,
     /// The disks, in order.
     pub disks: Vec<VirtioV1<BlockV1>>,
     /// The entropy device.
@@ -41,6 +46,28 @@ pub struct NotQuiet {
     pub device: usize,
 }
 
+/// What a scratch disk holds cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RebaseError {
+    /// There is not one file for each.
+    #[error("{files} files for what {disks} scratch disks hold")]
+    Count {
+        /// Files that came.
+        files: usize,
+        /// Scratch disks of this machine.
+        disks: usize,
+    },
+    /// A disk cannot be copied.
+    #[error("the content of disk {index} cannot be kept")]
+    Disk {
+        /// Its number, from 0.
+        index: usize,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// Why a state was refused. The bus is then partly restored: the machine has to
 /// be thrown away.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +78,15 @@ pub enum RestoreError {
     /// The vsock's state.
     #[error("state of the vsock")]
     Vsock(#[source] VirtioRestoreError),
+    /// The net device's state.
+    #[error("state of the net device")]
+    Net(#[source] VirtioRestoreError),
+    /// Only one of snapshot and machine has a net device.
+    #[error("a net device is in the {} alone", if *snapshot { "snapshot" } else { "machine" })]
+    NetPresence {
+        /// Whether it is the snapshot.
+        snapshot: bool,
+    },
     /// A disk's state.
     #[error("state of disk {index}")]
     Disk {

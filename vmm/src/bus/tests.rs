@@ -7,6 +7,7 @@
 )]
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use vm_memory::{Bytes, GuestAddress};
@@ -19,7 +20,7 @@ use crate::virtio::testing::{BUFFERS, Ring, ram, readable, writable};
 fn disk(sectors: u64) -> Block {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&vec![0x5a; sectors as usize * 512]).unwrap();
-    Block::open(file).unwrap()
+    Block::read_only(0, file).unwrap()
 }
 
 fn vsock() -> Vsock {
@@ -27,7 +28,7 @@ fn vsock() -> Vsock {
 }
 
 fn bus() -> Bus {
-    Bus::new(Serial::mute(), vsock(), vec![disk(8), disk(16)]).unwrap()
+    Bus::new(Serial::mute(), vsock(), None, vec![disk(8), disk(16)]).unwrap()
 }
 
 fn read32(bus: &mut Bus, address: u64) -> u32 {
@@ -114,8 +115,8 @@ fn nobody_elsewhere() {
 #[test]
 fn too_many_devices_are_refused() {
     let disks = |count| (0..count).map(|_| disk(1)).collect();
-    assert!(Bus::new(Serial::mute(), vsock(), disks(14)).is_ok());
-    let refused = Bus::new(Serial::mute(), vsock(), disks(15)).err();
+    assert!(Bus::new(Serial::mute(), vsock(), None, disks(14)).is_ok());
+    let refused = Bus::new(Serial::mute(), vsock(), None, disks(15)).err();
     assert_eq!(refused, Some(TooManyDevices { devices: 17 }));
 }
 
@@ -123,7 +124,7 @@ fn too_many_devices_are_refused() {
 fn ports_reach_their_devices() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let serial = Serial::new(writer.into()).unwrap();
-    let mut bus = Bus::new(serial, vsock(), Vec::new()).unwrap();
+    let mut bus = Bus::new(serial, vsock(), None, Vec::new()).unwrap();
     assert_eq!(bus.pio_write(0x3f8, b"log line"), Effects::NONE);
     let mut got = [0; 8];
     reader.read_exact(&mut got).unwrap();
@@ -192,9 +193,13 @@ fn a_request_interrupts_on_its_own_line() {
 fn the_channel_is_polled_when_the_guest_opened_it() {
     let (poll, ram) = (HostPoll::new().unwrap(), ram());
     let vsock = Vsock::new(poll.device(Bus::VSOCK));
-    let mut bus = Bus::new(Serial::mute(), vsock, Vec::new()).unwrap();
+    let mut bus = Bus::new(Serial::mute(), vsock, None, Vec::new()).unwrap();
     let (ours, mut host) = UnixStream::pair().unwrap();
-    bus.attach_channel(ours.into()).unwrap();
+    let ends = HostEnds {
+        channel: ours.into(),
+        hub: None,
+    };
+    bus.attach_hosts(ends).unwrap();
     host.write_all(b"early").unwrap();
     assert_eq!(poll.ready().unwrap(), []);
     initialise(&mut bus, 0, &ram);
@@ -228,8 +233,9 @@ fn the_channel_is_polled_when_the_guest_opened_it() {
     assert_eq!(bus.host_ready(&[elsewhere], &ram), Effects::NONE);
     assert_eq!(lengths(&mut rx), [44 + 5]);
     assert!(bus.is_quiet());
-    assert_eq!(bus.save().unwrap().vsock.device.connections.len(), 1);
-    bus.detach_channel();
+    let state = bus.save().unwrap();
+    assert!(state.vsock.device.channel.is_some());
+    bus.restore(&state, &ram).unwrap();
     assert_eq!(poll.ready().unwrap(), []);
     assert_eq!(host.read(&mut [0]).unwrap(), 0);
 }
@@ -307,4 +313,86 @@ fn effects_merge() {
     effects.merge(Effects::NONE);
     assert_eq!(effects.ended, Some(GuestEnd::Panicked));
     assert!(Lines::one(32).is_empty() && !Lines::one(4).contains(5));
+}
+
+/// A net device with the network's end of its link, which keeps frames apart.
+fn net(poll: &HostPoll) -> (Net, OwnedFd) {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (network, tap) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let net = Net::on(tap, [2; 6], &poll.device(Bus::NET), |_, _| Ok(())).unwrap();
+    (net, network)
+}
+
+#[test]
+fn a_machine_with_a_network_has_it_before_its_disks() {
+    let (poll, ram) = (HostPoll::new().unwrap(), ram());
+    let (device, network) = net(&poll);
+    let mut bus = Bus::new(Serial::mute(), vsock(), Some(device), vec![disk(8)]).unwrap();
+    let bases: Vec<u64> = bus.slots().map(|slot| slot.base).collect();
+    let ids: Vec<u32> = bases
+        .iter()
+        .map(|base| read32(&mut bus, base + 8))
+        .collect();
+    assert_eq!(ids, [19, 1, 2, 4]);
+    initialise(&mut bus, Bus::NET.into(), &ram);
+    let mut rx = ring(Bus::NET.into(), 0);
+    rx.offer(&ram, &[writable(BUFFERS, 2048)]);
+    let arrive = || rustix::io::write(&network, &[0; 100]).unwrap();
+    arrive();
+    // What came before the guest runs is not for it.
+    bus.drop_queued_frames().unwrap();
+    assert_eq!(poll.ready().unwrap(), []);
+    arrive();
+    let effects = bus.host_ready(&poll.ready().unwrap(), &ram);
+    assert_eq!(effects.interrupts, Lines::one(FIRST_GSI + 1));
+    assert_eq!(rx.take_used(&ram), [(0, 100)]);
+    let state = bus.save().unwrap();
+    assert_eq!(bus.restore(&state, &ram), Ok(()));
+    let mut wrong = state.clone();
+    wrong.net.as_mut().unwrap().transport.interrupt_status = 8;
+    let error = bus.restore(&wrong, &ram).unwrap_err();
+    assert_eq!(error.to_string(), "state of the net device");
+    let mut without = state.clone();
+    without.net = None;
+    let error = bus.restore(&without, &ram).unwrap_err();
+    assert_eq!(error.to_string(), "a net device is in the machine alone");
+    let mut bare = Bus::new(Serial::mute(), vsock(), None, vec![disk(8)]).unwrap();
+    let error = bare.restore(&state, &ram).unwrap_err();
+    assert_eq!(error.to_string(), "a net device is in the snapshot alone");
+}
+
+#[test]
+fn each_scratch_disk_is_kept_in_a_file_of_its_own() {
+    let file = |byte: u8| {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[byte; 4096]).unwrap();
+        file
+    };
+    let empty = || {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        file
+    };
+    let scratch = |index, byte| Block::scratch(index, file(byte), empty(), 4096).unwrap();
+    let disks = vec![scratch(0, 1), disk(8), scratch(2, 3)];
+    let mut bus = Bus::new(Serial::mute(), vsock(), None, disks).unwrap();
+    for count in [0, 1, 3] {
+        let files = (0..count).map(|_| empty()).collect();
+        let error = bus.rebase_disks(files).unwrap_err();
+        assert!(matches!(error, RebaseError::Count { disks: 2, .. }));
+    }
+    let odd = tempfile::tempfile().unwrap();
+    let error = bus.rebase_disks(vec![empty(), odd]).unwrap_err();
+    assert!(matches!(error, RebaseError::Disk { index: 2, .. }));
+    let kept = [empty(), empty()];
+    let files = kept.iter().map(|file| file.try_clone().unwrap());
+    bus.rebase_disks(files.collect()).unwrap();
+    let byte = |file: &File| {
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut byte, 4095).unwrap();
+        byte[0]
+    };
+    assert_eq!([byte(&kept[0]), byte(&kept[1])], [1, 3]);
 }

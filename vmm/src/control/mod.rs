@@ -9,7 +9,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use snapback_proto::control::{
-    Command, ControlError, Devices, Disk, Event, Failure, Machine, Reply, VmmMessage, receive, send,
+    Command, ControlError, Devices, Disk, Event, Failure, Machine, Net, Reply, VmmMessage, receive,
+    send,
 };
 use snapback_proto::words::chain;
 
@@ -23,21 +24,27 @@ pub enum Request {
     /// See [`Command::Boot`].
     Boot(BootFiles),
     /// See [`Command::Snapshot`].
-    Snapshot {
-        /// Where the state goes.
-        state: File,
-    },
+    Snapshot(SnapshotFiles),
     /// See [`Command::Restore`].
     Restore(RestoreFiles),
     /// See [`Command::Run`].
     Run {
-        /// Host end of the invocation channel.
-        channel: OwnedFd,
+        /// Host ends of what the guest connects to.
+        ends: HostEnds,
     },
     /// See [`Command::Reset`].
     Reset,
     /// See [`Command::Verify`].
     Verify,
+}
+
+/// The host's side of a lease.
+#[derive(Debug)]
+pub struct HostEnds {
+    /// Host end of the invocation channel.
+    pub channel: OwnedFd,
+    /// The vsock hub, when the guest may have other connections.
+    pub hub: Option<OwnedFd>,
 }
 
 /// What a machine boots from.
@@ -53,10 +60,19 @@ pub struct BootFiles {
     pub initramfs: File,
     /// Where serial output goes.
     pub serial: OwnedFd,
-    /// Host end of the invocation channel.
-    pub channel: OwnedFd,
+    /// Host ends of what the guest connects to.
+    pub ends: HostEnds,
     /// What stands behind its devices.
     pub devices: DeviceFiles,
+}
+
+/// Where a snapshot goes.
+#[derive(Debug)]
+pub struct SnapshotFiles {
+    /// The state.
+    pub state: File,
+    /// What each scratch disk holds, in order. How many there are, the machine knows.
+    pub disks: Vec<File>,
 }
 
 /// What a machine is restored from.
@@ -70,6 +86,8 @@ pub struct RestoreFiles {
     pub serial: OwnedFd,
     /// What stands behind its devices.
     pub devices: DeviceFiles,
+    /// Whether the memory may lack pages of the snapshot.
+    pub lazy: bool,
 }
 
 /// [`Devices`] with their descriptors.
@@ -77,6 +95,17 @@ pub struct RestoreFiles {
 pub struct DeviceFiles {
     /// Disks, `vda` first.
     pub disks: Vec<DiskFiles>,
+    /// The net device, if there is one.
+    pub net: Option<NetFiles>,
+}
+
+/// A [`Net`] with its descriptor.
+#[derive(Debug)]
+pub struct NetFiles {
+    /// The guest's address.
+    pub mac: [u8; 6],
+    /// The tap.
+    pub tap: OwnedFd,
 }
 
 /// A [`Disk`] with its descriptors.
@@ -86,6 +115,15 @@ pub enum DiskFiles {
     ReadOnly {
         /// What the disk shows.
         image: File,
+    },
+    /// See [`Disk::Scratch`].
+    Scratch {
+        /// What lies under the writes.
+        base: File,
+        /// Where they go.
+        overlay: File,
+        /// Most bytes that the overlay may take up.
+        overlay_limit: u64,
     },
 }
 
@@ -151,7 +189,7 @@ impl ControlSocket {
 }
 
 impl Request {
-    fn new(command: Command, fds: Vec<OwnedFd>) -> Result<Self, RequestError> {
+    fn new(command: Command, mut fds: Vec<OwnedFd>) -> Result<Self, RequestError> {
         let name = command.name();
         let found = fds.len();
         let wrong = |expected| RequestError::Descriptors {
@@ -167,8 +205,11 @@ impl Request {
             Command::Boot {
                 command_line,
                 devices,
+                hub,
             } => {
-                let (head, devices) = split(fds, &devices).map_err(wrong)?;
+                let hub_end = take_hub(&mut fds, hub);
+                let (head, devices) =
+                    split(fds, &devices).map_err(|n| wrong(n + usize::from(hub)))?;
                 let [memory, kernel, initramfs, serial, channel] = head;
                 let (kernel, initramfs) = (kernel.into(), initramfs.into());
                 let files = BootFiles {
@@ -177,18 +218,22 @@ impl Request {
                     kernel,
                     initramfs,
                     serial,
-                    channel,
+                    ends: HostEnds {
+                        channel,
+                        hub: hub_end,
+                    },
                     devices,
                 };
                 Ok(Self::Boot(files))
             }
             Command::Snapshot => {
-                let [state] = exactly(fds).ok_or(wrong(1))?;
-                Ok(Self::Snapshot {
-                    state: state.into(),
-                })
+                let mut files = fds.into_iter().map(File::from);
+                Ok(Self::Snapshot(SnapshotFiles {
+                    state: files.next().ok_or(wrong(1))?,
+                    disks: files.collect(),
+                }))
             }
-            Command::Restore { devices } => {
+            Command::Restore { devices, lazy } => {
                 let (head, devices) = split(fds, &devices).map_err(wrong)?;
                 let [memory, state, serial] = head;
                 Ok(Self::Restore(RestoreFiles {
@@ -196,11 +241,17 @@ impl Request {
                     state: state.into(),
                     serial,
                     devices,
+                    lazy,
                 }))
             }
-            Command::Run => {
-                let [channel] = exactly(fds).ok_or(wrong(1))?;
-                Ok(Self::Run { channel })
+            Command::Run { hub } => {
+                let hub_end = take_hub(&mut fds, hub);
+                let [channel] = exactly(fds).ok_or(wrong(1 + usize::from(hub)))?;
+                let ends = HostEnds {
+                    channel,
+                    hub: hub_end,
+                };
+                Ok(Self::Run { ends })
             }
             Command::Reset => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
@@ -219,7 +270,7 @@ impl Request {
         match self {
             Self::Prepare(_) => "prepare",
             Self::Boot(_) => "boot",
-            Self::Snapshot { .. } => "snapshot",
+            Self::Snapshot(_) => "snapshot",
             Self::Restore(_) => "restore",
             Self::Run { .. } => "run",
             Self::Reset => "reset",
@@ -230,6 +281,11 @@ impl Request {
 
 fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Option<[OwnedFd; N]> {
     fds.try_into().ok()
+}
+
+/// The hub comes last, if there is one.
+fn take_hub(fds: &mut Vec<OwnedFd>, hub: bool) -> Option<OwnedFd> {
+    if hub { fds.pop() } else { None }
 }
 
 /// `N` descriptors by position and then those of `devices`, or how many there
@@ -255,9 +311,21 @@ impl DeviceFiles {
                 Disk::ReadOnly => DiskFiles::ReadOnly {
                     image: fds.next()?.into(),
                 },
+                Disk::Scratch { overlay_limit } => DiskFiles::Scratch {
+                    base: fds.next()?.into(),
+                    overlay: fds.next()?.into(),
+                    overlay_limit: *overlay_limit,
+                },
             });
         }
-        Some(Self { disks })
+        let net = match devices.net {
+            Some(Net { mac }) => Some(NetFiles {
+                mac,
+                tap: fds.next()?,
+            }),
+            None => None,
+        };
+        Some(Self { disks, net })
     }
 }
 
@@ -290,18 +358,39 @@ mod tests {
         let boot = Command::Boot {
             command_line: String::new(),
             devices: Devices::read_only_disks(2),
+            hub: false,
+        };
+        let with_hub = Command::Boot {
+            command_line: String::new(),
+            devices: Devices::read_only_disks(2),
+            hub: true,
         };
         let restore = Command::Restore {
-            devices: Devices::read_only_disks(1),
+            devices: Devices {
+                disks: vec![
+                    Disk::Scratch {
+                        overlay_limit: 4096,
+                    },
+                    Disk::ReadOnly,
+                ],
+                net: Some(Net { mac: [2; 6] }),
+            },
+            lazy: true,
         };
         let cases = [
             (boot, 7),
-            (Command::Snapshot, 1),
-            (restore, 4),
-            (Command::Run, 1),
+            (with_hub, 8),
+            (restore, 7),
+            (Command::Run { hub: false }, 1),
+            (Command::Run { hub: true }, 2),
             (Command::Reset, 0),
             (Command::Verify, 0),
         ];
+        for count in 0..9 {
+            // How many disks are written down, the machine knows.
+            let snapshot = Request::new(Command::Snapshot, descriptors(count));
+            assert_eq!(snapshot.is_ok(), count > 0);
+        }
         for (command, expected) in cases {
             for count in 0..9 {
                 let request = Request::new(command.clone(), descriptors(count));

@@ -89,7 +89,8 @@ impl JailConfig {
             capabilities: true,
             landlock: true,
             limits: Some(Limits {
-                open_files: 256,
+                // One for each vsock connection, and enough for everything else.
+                open_files: crate::virtio::vsock::MAX_CONNECTIONS as u64 + 256,
                 file_len: None,
                 threads: None,
             }),

@@ -101,6 +101,8 @@ const THREAD_FLAGS: u64 = 0x003d_0f00;
 /// `F_GETFD`, `F_SETFD`, `F_GETFL`, `F_SETFL`, `F_DUPFD_CLOEXEC`, `F_SETPIPE_SZ`,
 /// `F_GETPIPE_SZ`, `F_GET_SEALS`.
 const FCNTLS: &[u64] = &[1, 2, 3, 4, 1030, 1031, 1032, 1034];
+/// `FALLOC_FL_KEEP_SIZE`, `FALLOC_FL_PUNCH_HOLE`.
+const HOLE: u64 = 3;
 /// `PR_SET_NAME`, `PR_SET_NO_NEW_PRIVS`.
 const PRCTLS: &[u64] = &[15, 38];
 
@@ -123,7 +125,10 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_recvfrom, "recvfrom", Always, All, "recv on streams"),
     call(libc::SYS_sendto, "sendto", Null { argument: 4 }, All, "send on connected streams"),
     call(libc::SYS_shutdown, "shutdown", Always, All, "half-closing a guest's stream"),
-    call(libc::SYS_lseek, "lseek", Always, All, "length of a disk, holes of a snapshot's memory"),
+    call(libc::SYS_fallocate, "fallocate", OneOf { argument: 1, values: &[HOLE] }, All,
+        "scratch disks give space back; nothing is allocated ahead"),
+    call(libc::SYS_fdatasync, "fdatasync", Always, All, "a guest flushes its scratch disk"),
+    call(libc::SYS_lseek, "lseek", Always, All, "holes of a snapshot's memory, of scratch disks"),
     call(libc::SYS_fstat, "fstat", Always, All, "length and kind of a passed file"),
     call(libc::SYS_fcntl, "fcntl", OneOf { argument: 1, values: FCNTLS }, All, "duplicates, flags"),
     call(libc::SYS_close, "close", Always, All, "descriptors end with their owner"),
@@ -198,6 +203,7 @@ pub const NOT_IMPLEMENTED: &[(c_long, &str)] = &[
 
 const KVM: u32 = 0xae;
 const UFFD: u32 = 0xaa;
+const TUN: u32 = 0x54;
 
 const fn io(kind: u32, number: u32, name: &'static str) -> Ioctl {
     Ioctl {
@@ -296,6 +302,10 @@ pub const IOCTLS: &[Ioctl] = &[
     iowr(UFFD, 0x00, 32, "UFFDIO_REGISTER"),
     ior(UFFD, 0x01, 16, "UFFDIO_UNREGISTER"),
     ior(UFFD, 0x02, 16, "UFFDIO_WAKE"),
+    // A tap that was handed over: what it is, and what its guest takes over.
+    iow(TUN, 0xd0, 4, "TUNSETOFFLOAD"),
+    iow(TUN, 0xd8, 4, "TUNSETVNETHDRSZ"),
+    ior(TUN, 0xd2, 4, "TUNGETIFF"),
     // A descriptor becomes non-blocking.
     Ioctl {
         number: 0x5421,

@@ -45,21 +45,26 @@ pub struct Interest {
     pub readable: bool,
     /// When it can be written.
     pub writable: bool,
+    /// When it has ended in both directions, which is reported with the others too.
+    pub hangup: bool,
 }
 
 impl Interest {
-    /// Nothing: not even that the other end is gone.
+    /// Nothing.
     pub const NONE: Self = Self {
         readable: false,
         writable: false,
+        hangup: false,
     };
 
     /// Only whether it can be read.
     pub const READABLE: Self = Self {
         readable: true,
-        writable: false,
+        ..Self::NONE
     };
 
+    /// Without any flag the kernel still reports errors and the end of both
+    /// directions.
     fn flags(self) -> EventFlags {
         let mut flags = EventFlags::empty();
         flags.set(EventFlags::IN, self.readable);
@@ -80,6 +85,8 @@ pub struct Ready {
     pub readable: bool,
     /// Writing does not block.
     pub writable: bool,
+    /// Both directions have ended; what was sent before can still be read.
+    pub hangup: bool,
 }
 
 /// The supervisor's side.
@@ -102,6 +109,12 @@ impl HostPoll {
             epoll: Arc::clone(&self.0),
             device: index,
         }
+    }
+
+    /// How many devices and descriptors there are.
+    #[cfg(test)]
+    pub(crate) fn users(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
     }
 
     /// What is ready now, at most a batch of it. Does not wait.
@@ -138,6 +151,7 @@ fn ready_of(event: &epoll::Event) -> Ready {
         id: token & ((1 << ID_BITS) - 1),
         readable: over || flags.contains(EventFlags::IN),
         writable: over || flags.contains(EventFlags::OUT),
+        hangup: flags.contains(EventFlags::HUP),
     }
 }
 

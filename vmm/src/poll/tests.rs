@@ -33,8 +33,8 @@ fn what_is_ready_names_device_and_descriptor() {
     host.write_all(b"x").unwrap();
     assert_eq!(ready(&poll), [(0, last, true, false)]);
     let both = Interest {
-        readable: true,
         writable: true,
+        ..Interest::READABLE
     };
     second.want(both).unwrap();
     assert_eq!(
@@ -55,6 +55,17 @@ fn an_end_that_is_gone_is_reported_only_to_whom_it_interests() {
     assert_eq!(ready(&poll), [(1, 1, true, true)]);
     fd.want(Interest::NONE).unwrap();
     assert_eq!(ready(&poll), []);
+    let end = Interest {
+        hangup: true,
+        ..Interest::NONE
+    };
+    fd.want(end).unwrap();
+    assert!(poll.ready().unwrap()[0].hangup);
+    let (mut half, host) = adopted(&poll.device(1), 2);
+    half.want(end).unwrap();
+    host.shutdown(std::net::Shutdown::Write).unwrap();
+    fd.want(Interest::NONE).unwrap();
+    assert_eq!(ready(&poll), [], "only one direction has ended");
 }
 
 #[test]

@@ -58,7 +58,6 @@ pub fn reset(live: &Live, saved: &Saved) -> Result<ResetReport, ResetError> {
     let begin = Instant::now();
     live.pause().map_err(ResetError::Pause)?;
     let paused = Instant::now();
-    live.board.bus().detach_channel();
     discard_notifications(live);
     load(live, saved)?;
     let loaded = Instant::now();

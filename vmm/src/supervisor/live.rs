@@ -23,6 +23,7 @@ use crate::supervisor::Saved;
 use crate::sys::uffd::Uffd;
 use crate::vcpu::{Board, Order, Vcpu, VcpuError};
 use crate::virtio::block::{Block, OpenError};
+use crate::virtio::net::{self, Net};
 use crate::virtio::vsock::Vsock;
 
 /// A guest could not be connected to its devices.
@@ -40,6 +41,9 @@ pub enum AssembleError {
         #[source]
         source: OpenError,
     },
+    /// The tap cannot be used.
+    #[error("the net device cannot be used")]
+    Net(#[source] net::OpenError),
     /// A step with the kernel failed.
     #[error(transparent)]
     Step(#[from] StepError),
@@ -98,10 +102,19 @@ impl Live {
     ) -> Result<Self, AssembleError> {
         let serial = Serial::new(serial).map_err(kernel("prepare the serial output"))?;
         let disks = (0..).zip(files.disks).map(|(index, files)| {
-            open_disk(files).map_err(|source| AssembleError::Disk { index, source })
+            open_disk(index, files).map_err(|source| AssembleError::Disk { index, source })
         });
         let vsock = Vsock::new(blank.poll.device(Bus::VSOCK));
-        let bus = Bus::new(serial, vsock, disks.collect::<Result<_, _>>()?)?;
+        let net = files.net.map(|files| {
+            Net::open(files.tap, files.mac, &blank.poll.device(Bus::NET))
+                .map_err(AssembleError::Net)
+        });
+        let bus = Bus::new(
+            serial,
+            vsock,
+            net.transpose()?,
+            disks.collect::<Result<_, _>>()?,
+        )?;
         let doorbells = connect_queues(&blank.vm, &bus)?;
         let work = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
         let board = Board {
@@ -165,6 +178,10 @@ impl Live {
     /// When there is no new id, KVM does not take the time or a vCPU's thread is
     /// gone.
     pub fn resume(&self, saved: &Saved) -> Result<(), AssembleError> {
+        self.board
+            .bus()
+            .drop_queued_frames()
+            .map_err(kernel("drop the frames of an earlier life"))?;
         let told = vmgenid::renew(&self.board.ram)?;
         self.board
             .pulse(told)
@@ -204,9 +221,14 @@ impl Live {
     }
 }
 
-fn open_disk(files: DiskFiles) -> Result<Block, OpenError> {
+fn open_disk(index: usize, files: DiskFiles) -> Result<Block, OpenError> {
     match files {
-        DiskFiles::ReadOnly { image } => Block::open(image),
+        DiskFiles::ReadOnly { image } => Block::read_only(index, image),
+        DiskFiles::Scratch {
+            base,
+            overlay,
+            overlay_limit,
+        } => Block::scratch(index, base, overlay, overlay_limit),
     }
 }
 

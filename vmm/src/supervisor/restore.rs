@@ -56,7 +56,7 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
     )?;
     live.board
         .bus()
-        .attach_channel(files.channel)
+        .attach_hosts(files.ends)
         .map_err(StartError::Channel)?;
     // The others wait for the first one to start them (Intel SDM volume 3, 9.4).
     if let Some(first) = live.vcpus.first() {
@@ -70,6 +70,7 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
 fn shape(blank: &Blank, files: &DeviceFiles) -> MachineV1 {
     let disks = files.disks.iter().map(|disk| match disk {
         DiskFiles::ReadOnly { .. } => DiskV1::ReadOnly,
+        DiskFiles::Scratch { .. } => DiskV1::Scratch,
     });
     MachineV1 {
         memory_mib: blank.shape.memory_mib,
@@ -77,6 +78,7 @@ fn shape(blank: &Blank, files: &DeviceFiles) -> MachineV1 {
         template: blank.shape.template,
         devices: DevicesV1 {
             disks: disks.collect(),
+            net: files.net.is_some(),
         },
     }
 }
@@ -158,9 +160,10 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
             return Err(RestoreError::Msr { index: *index });
         }
     }
+    let uffd = files.lazy.then_some(&blank.uffd);
     blank
         .memory
-        .back_private(&blank.uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
+        .back_private(uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
     let live = Live::assemble(blank, files.serial, files.devices, Arc::clone(&saved.cpuid))?;
     load(&live, &saved)?;
     Ok((live, saved))

@@ -155,8 +155,8 @@ impl Supervisor {
                     Reply::Booted.into(),
                 )
             }
-            (Request::Snapshot { state }, Contents::Booted(live, machine)) => {
-                let written = snapshot::take(&live, machine.clone(), &state)
+            (Request::Snapshot(files), Contents::Booted(live, machine)) => {
+                let written = snapshot::take(&live, machine.clone(), files)
                     .map_err(|e| Refusal(fail(&e), e.guest_stopped().cloned()))?;
                 let reply = Reply::Snapshotted {
                     state_len: written.len,
@@ -172,11 +172,8 @@ impl Supervisor {
                     Reply::Restored.into(),
                 )
             }
-            (Request::Run { channel }, Contents::Restored(live, saved)) => {
-                live.board
-                    .bus()
-                    .attach_channel(channel)
-                    .map_err(|e| fail(&e))?;
+            (Request::Run { ends }, Contents::Restored(live, saved)) => {
+                live.board.bus().attach_hosts(ends).map_err(|e| fail(&e))?;
                 live.resume(&saved).map_err(|e| fail(&e))?;
                 nudge(&live).map_err(|e| fail(&e))?;
                 (Contents::Restored(live, saved), Reply::Running.into())
@@ -243,7 +240,7 @@ fn step_of(request: &Request) -> Step {
     match request {
         Request::Prepare(_) => Step::Prepare,
         Request::Boot(_) => Step::Boot,
-        Request::Snapshot { .. } => Step::Snapshot,
+        Request::Snapshot(_) => Step::Snapshot,
         Request::Restore(_) => Step::Restore,
         Request::Run { .. } => Step::Run,
         Request::Reset => Step::Reset,

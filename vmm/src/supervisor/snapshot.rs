@@ -1,14 +1,14 @@
 //! Stopping a booted guest at an instant when nothing is in flight, and reading
 //! its state.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use super::io::quiesce;
 use super::saved::MachineV1;
 use super::{Live, Saved};
 use crate::arch::x86_64::{clock, interrupts};
-use crate::bus::NotQuiet;
+use crate::bus::{NotQuiet, RebaseError};
+use crate::control::SnapshotFiles;
 use crate::snapshot::{WriteError, Written};
 use crate::step::{StepError, kernel};
 use crate::vcpu::{Order, Stop, VcpuError};
@@ -28,6 +28,9 @@ pub enum SnapshotError {
     /// A device took up work again.
     #[error(transparent)]
     NotQuiet(#[from] NotQuiet),
+    /// What a disk holds cannot be kept.
+    #[error(transparent)]
+    Disk(#[from] RebaseError),
     /// A step with the kernel failed.
     #[error(transparent)]
     Step(#[from] StepError),
@@ -47,16 +50,21 @@ impl SnapshotError {
     }
 }
 
-/// Stops the guest of `live` and writes its state to `file`.
+/// Stops the guest of `live` and writes its state and its scratch disks to `files`.
 ///
 /// # Errors
 /// When the guest does not stop, its devices do not come to rest, or a part of
 /// the state cannot be read or written.
-pub fn take(live: &Live, machine: MachineV1, file: &File) -> Result<Written, SnapshotError> {
+pub fn take(
+    live: &Live,
+    machine: MachineV1,
+    files: SnapshotFiles,
+) -> Result<Written, SnapshotError> {
     live.pause()?;
     if !quiesce(live, QUIET_ROUNDS).map_err(kernel("serve the devices"))? {
         return Err(SnapshotError::Busy);
     }
+    live.board.bus().rebase_disks(files.disks)?;
     let (clock, at) = clock::read(&live.board.vm).map_err(kernel("read the clock"))?;
     let mut processors = Vec::with_capacity(live.vcpus.len());
     for vcpu in &live.vcpus {
@@ -76,5 +84,5 @@ pub fn take(live: &Live, machine: MachineV1, file: &File) -> Result<Written, Sna
         clock,
         devices: live.board.bus().save()?,
     };
-    Ok(saved.store(file)?)
+    Ok(saved.store(&files.state)?)
 }

@@ -12,5 +12,6 @@ pub mod kick;
 pub mod kvm;
 pub mod mapping;
 pub mod memfd;
+pub mod tap;
 pub mod uffd;
 pub mod volatile_io;

@@ -33,6 +33,24 @@ pub fn preadv<B: BitmapSlice>(
     Ok(read)
 }
 
+/// Writes guest memory to `fd` at `offset` (bytes), as `pwritev(2)`. Returns the
+/// bytes written.
+///
+/// # Errors
+/// As [`preadv`].
+pub fn pwritev<B: BitmapSlice>(
+    fd: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_, B>],
+    offset: u64,
+) -> io::Result<usize> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    with_iovecs(slices, |iov, count| {
+        // SAFETY: `iov` points at `count` descriptors of guest memory that `slices`
+        // keeps mapped for the whole call; the kernel only reads from them.
+        unsafe { libc::pwritev(fd.as_raw_fd(), iov, count, offset) }
+    })
+}
+
 /// Reads from a stream into guest memory, as `readv(2)`, and marks what was
 /// written as dirty. Returns the bytes read; 0 at the stream's end.
 ///
@@ -48,6 +66,21 @@ pub fn readv<B: BitmapSlice>(
     })?;
     mark_dirty(slices, read);
     Ok(read)
+}
+
+/// Writes guest memory to a descriptor without positions, as `writev(2)`. Returns the
+/// bytes written.
+///
+/// # Errors
+/// As [`preadv`].
+pub fn writev<B: BitmapSlice>(
+    fd: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_, B>],
+) -> io::Result<usize> {
+    with_iovecs(slices, |iov, count| {
+        // SAFETY: as in `pwritev`.
+        unsafe { libc::writev(fd.as_raw_fd(), iov, count) }
+    })
 }
 
 /// Writes guest memory to a stream, as `sendmsg(2)` with `MSG_NOSIGNAL`, so that

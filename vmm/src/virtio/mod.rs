@@ -15,6 +15,7 @@
 //! [`Progress::More`] and is called again after everybody else had a turn.
 
 pub mod block;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod transport;
@@ -47,9 +48,13 @@ pub enum Progress {
     More,
 }
 
-/// The driver broke the rules in a way that only a device reset mends.
+/// The device cannot go on, in a way that only a device reset mends: the driver broke
+/// the rules, or the host's end of the device fails.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
+    /// The host's end cannot be used.
+    #[error("the host's end of the device")]
+    Host(#[source] std::io::Error),
     /// A ring or a descriptor chain is broken.
     #[error("queue {queue}")]
     Queue {
@@ -78,6 +83,26 @@ pub enum DeviceRestoreError {
         /// Sectors of this disk.
         machine: u64,
     },
+    /// A disk of which the snapshot holds only a part.
+    #[error("{clusters} clusters of the snapshot's disk are not in its base")]
+    OwnClusters {
+        /// How many.
+        clusters: u64,
+    },
+    /// What an earlier life wrote to a disk cannot be dropped.
+    #[error("the disk's overlay cannot be emptied")]
+    Overlay(#[source] rustix::io::Errno),
+    /// A net device of another address.
+    #[error("the snapshot's address is {snapshot:x?}, this machine's {machine:x?}")]
+    Address {
+        /// Address in the snapshot.
+        snapshot: [u8; 6],
+        /// Address of this device.
+        machine: [u8; 6],
+    },
+    /// The tap cannot be made ready for the snapshot's driver.
+    #[error("the tap cannot be made ready")]
+    Tap(#[source] rustix::io::Errno),
     /// More connections than the device has room for.
     #[error("{connections} connections")]
     TooManyConnections {

@@ -1,7 +1,7 @@
 # What a guest finds of its machine, device by device. Runs in the guest, as root, in
 # the name space of the root program. A check is a function that fails by an assertion;
-# `machine` has what the host knows: vcpus, disks (one [name, size, crc32] each),
-# virtio (how many devices), wakes (how often this life began from a snapshot).
+# `machine` has what the host knows: vcpus, disks (one [name, size, crc32 of the
+# last MiB] each), virtio (how many devices), wakes (how often this life began from a snapshot).
 import mmap, re, subprocess, zlib
 
 checks = {}
@@ -107,12 +107,13 @@ def clocks(machine):
 
 @check
 def serial(machine):
-    with open("/dev/ttyS0", "w") as line:
-        before = interrupts("ttyS0")
-        line.write(f"serial line, life {machine['wakes']}, {'x' * 200}\n")
-        line.flush()
-        time.sleep(0.1)
-        assert interrupts("ttyS0") > before
+    assert re.search(r"0: uart:16550A port:000003F8", read("/proc/tty/driver/serial"))
+    # The host looks whether it arrives.
+    with open("/proc/sys/kernel/printk_devkmsg", "w") as setting:
+        setting.write("on\n")
+    log = os.open("/dev/kmsg", os.O_WRONLY)
+    os.write(log, b"<0>serial line, life %d\n" % machine["wakes"])
+    os.close(log)
 
 @check
 def entropy(machine):
@@ -126,15 +127,12 @@ def disks(machine):
     for name, size, crc in machine["disks"]:
         assert int(read(f"/sys/block/{name}/size")) * 512 == size
         assert read(f"/sys/block/{name}/ro").strip() == "1"
-        found = 0
-        for at in range(0, size, 1 << 20):
-            found = zlib.crc32(direct(f"/dev/{name}", min(1 << 20, size - at), at), found)
-        assert found == crc, name
+        assert zlib.crc32(direct(f"/dev/{name}", 1 << 20, size - (1 << 20))) == crc, name
         try:
-            os.close(os.open(f"/dev/{name}", os.O_WRONLY))
-            raise AssertionError(name + " can be written")
-        except PermissionError:
-            pass
+            os.pwrite(os.open(f"/dev/{name}", os.O_WRONLY), bytes(512), 0)
+        except OSError:
+            continue
+        raise AssertionError(name + " can be written")
 
 @check
 def sockets(machine):

@@ -10,16 +10,17 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use snapback_proto::control::{self, Devices, Reply};
+use snapback_proto::control::{self, Reply};
 use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{GuestMessage, HostMessage, Init, LogFormat, VsockAccess};
 use snapback_vmm::sys::memfd;
 
 use super::console::Console;
+use super::devices::Extra;
 use super::{PATIENCE, Vmm, wall_clock_ns};
 
-fn asset(name: &str) -> File {
+pub(super) fn asset(name: &str) -> File {
     let dir = std::env::var_os("SNAPBACK_ASSETS").expect("SNAPBACK_ASSETS names the assets");
     File::open(PathBuf::from(dir).join(name)).unwrap()
 }
@@ -28,7 +29,9 @@ fn asset(name: &str) -> File {
 /// tells how often it was called in this life of its memory. Or it looks at its
 /// guest with an expression of the test.
 const FUNCTION: &str = r#"
+import os
 calls = 0
+exec(os.environ.get("AT_INIT", ""))
 
 def handler(event, context):
     global calls
@@ -83,12 +86,36 @@ impl Shape {
     }
 }
 
+/// How to boot a machine.
+pub struct Boot {
+    pub shape: Shape,
+    /// The VMM's end of a vsock hub.
+    pub hub: Option<OwnedFd>,
+    /// Python that the function runs while it is initialised.
+    pub at_init: &'static str,
+    /// What is done right before the snapshot is taken.
+    pub before_snapshot: Box<dyn FnOnce()>,
+}
+
+impl From<Shape> for Boot {
+    fn from(shape: Shape) -> Self {
+        Self {
+            shape,
+            hub: None,
+            at_init: "",
+            before_snapshot: Box::new(|| ()),
+        }
+    }
+}
+
 /// A snapshot of a guest whose Python function waits for its first request.
 pub struct Snapshot {
     pub shape: Shape,
     pub state: File,
     pub memory: OwnedFd,
     pub disks: [File; 2],
+    /// What its scratch disks held.
+    pub scratch: Vec<File>,
 }
 
 /// The one of the small machine, made once.
@@ -110,6 +137,10 @@ struct Software {
     arguments: String,
 }
 
+fn len(file: &File) -> u64 {
+    file.metadata().unwrap().len()
+}
+
 /// A machine that was booted and runs.
 pub struct Booted {
     pub vmm: Vmm,
@@ -118,10 +149,12 @@ pub struct Booted {
     shape: Shape,
     memory: OwnedFd,
     disks: [File; 2],
+    /// Sizes of its scratch disks.
+    scratch: Vec<u64>,
 }
 
 impl Booted {
-    fn start(shape: Shape, software: Software) -> Self {
+    fn start(shape: Shape, software: Software, extra: &Extra<'_>) -> Self {
         let vmm = Vmm::start();
         vmm.prepare(shape);
         let memory = memfd::create("guest", shape.memory()).unwrap();
@@ -131,18 +164,12 @@ impl Booted {
         let fixed = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 pci=off random.trust_cpu=on";
         let command = control::Command::Boot {
             command_line: format!("{fixed} {}", software.arguments),
-            devices: Devices::read_only_disks(2),
+            devices: extra.devices(),
+            hub: extra.hub.is_some(),
         };
         let kernel = asset("vmlinux");
-        let fds: [&dyn AsFd; 7] = [
-            &memory,
-            &kernel,
-            &software.initramfs,
-            &serial,
-            &theirs,
-            &disks[0],
-            &disks[1],
-        ];
+        let mut fds: Vec<&dyn AsFd> = vec![&memory, &kernel, &software.initramfs, &serial, &theirs];
+        fds.extend(extra.descriptors(&disks));
         assert_eq!(vmm.ask(&command, &fds).0, Reply::Booted);
         Self {
             vmm,
@@ -151,15 +178,18 @@ impl Booted {
             shape,
             memory,
             disks,
+            scratch: extra.scratch.iter().map(|disk| len(&disk.base)).collect(),
         }
     }
 
-    /// Name, size in bytes and checksum of each disk, as the guest shall find them.
+    /// Name and size of each disk, and the checksum of its last MiB, as the guest
+    /// shall find them.
     pub fn disks(&self) -> Vec<serde_json::Value> {
         let disk = |(name, disk): (&str, &File)| {
-            let mut bytes = vec![0; usize::try_from(disk.metadata().unwrap().len()).unwrap()];
-            disk.read_exact_at(&mut bytes, 0).unwrap();
-            serde_json::json!([name, bytes.len(), crc32(&bytes)])
+            let size = len(disk);
+            let mut bytes = vec![0; 1 << 20];
+            disk.read_exact_at(&mut bytes, size - (1 << 20)).unwrap();
+            serde_json::json!([name, size, crc32(&bytes)])
         };
         ["vda", "vdb"]
             .into_iter()
@@ -171,25 +201,44 @@ impl Booted {
     /// Takes the snapshot; the machine is gone afterwards.
     pub fn snapshot(self) -> Snapshot {
         let state = tempfile::tempfile().unwrap();
-        let (reply, _) = self.vmm.ask(&control::Command::Snapshot, &[&state]);
+        let scratch: Vec<File> = self
+            .scratch
+            .iter()
+            .map(|len| {
+                let file = tempfile::tempfile().unwrap();
+                file.set_len(*len).unwrap();
+                file
+            })
+            .collect();
+        let mut fds: Vec<&dyn AsFd> = vec![&state];
+        fds.extend(scratch.iter().map(|file| -> &dyn AsFd { file }));
+        let (reply, _) = self.vmm.ask(&control::Command::Snapshot, &fds);
         assert!(matches!(reply, Reply::Snapshotted { .. }), "{reply:?}");
         Snapshot {
             shape: self.shape,
             state,
             memory: self.memory,
             disks: self.disks,
+            scratch,
         }
     }
 }
 
 /// Boots a guest that is a function, as an agent does, and waits for its ready point.
-pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
+pub fn boot_and_snapshot(boot: impl Into<Boot>) -> Snapshot {
+    let boot: Boot = boot.into();
+    let shape = boot.shape;
     let software = Software {
         initramfs: asset("guest-init.cpio"),
         disk: code_image(),
         arguments: String::new(),
     };
-    let mut booted = Booted::start(shape, software);
+    let extra = Extra {
+        hub: boot.hub.as_ref(),
+        ..Extra::default()
+    };
+    let mut booted = Booted::start(shape, software, &extra);
+    drop(boot.hub);
     let channel = &mut booted.channel;
     let (hello, _) = read_frame::<GuestMessage>(channel).unwrap();
     assert!(matches!(hello, GuestMessage::Hello { .. }), "{hello:?}");
@@ -204,7 +253,7 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
         log_level: None,
         // Its sockets are what some tests look at.
         vsock: VsockAccess::Allowed,
-        environment: vec![],
+        environment: vec![("AT_INIT".to_owned(), boot.at_init.to_owned())],
         wall_clock_ns: wall_clock_ns(),
     };
     write_frame(channel, &HostMessage::Init(init), b"").unwrap();
@@ -215,6 +264,7 @@ pub fn boot_and_snapshot(shape: Shape) -> Snapshot {
             (other, payload) => panic!("{other:?} {}", String::from_utf8_lossy(&payload)),
         }
     }
+    (boot.before_snapshot)();
     booted.snapshot()
 }
 
@@ -231,13 +281,13 @@ stream = channel.makefile("rw")
 print("ready", file=stream, flush=True)
 space = globals()
 for line in stream:
-    answer = None
     try:
         exec(json.loads(line), space)
-        answer = space.get("answer")
+        found = space.pop("answer", None)
     except BaseException:
-        answer = traceback.format_exc()
-    print(json.dumps(str(answer)), file=stream, flush=True)
+        found = traceback.format_exc()
+    if found is not None:
+        print(json.dumps(str(found)), file=stream, flush=True)
 "#;
 
 /// Sectors of the root guest's second disk that are full of their own number, 64
@@ -270,6 +320,11 @@ fn empty_initramfs() -> File {
 
 /// Boots a guest whose only process is Python, as root, at the test's service.
 pub fn boot_root(shape: Shape) -> Booted {
+    boot_root_with(shape, &Extra::default())
+}
+
+/// As [`boot_root`], with further devices.
+pub fn boot_root_with(shape: Shape, extra: &Extra<'_>) -> Booted {
     let mut disk = tempfile::tempfile().unwrap();
     let program = ROOT_PROGRAM.replace("PORT", &snapback_proto::CHANNEL_PORT.to_string());
     disk.write_all(program.as_bytes()).unwrap();
@@ -282,7 +337,7 @@ pub fn boot_root(shape: Shape) -> Booted {
         disk,
         arguments: ROOT_START.to_owned(),
     };
-    let booted = Booted::start(shape, software);
+    let booted = Booted::start(shape, software, extra);
     let ready = read_line(&mut &booted.channel);
     assert_eq!(ready, "ready", "{}", booted.console.text());
     booted

@@ -10,8 +10,10 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses its part")]
 
 mod console;
-mod guest;
+mod devices;
+pub mod guest;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -25,7 +27,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use snapback_proto::CONTROL_VERSION;
 use snapback_proto::control::{
-    self, CONTROL_FD, Devices, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
+    self, CONTROL_FD, FaultRange, KVM_FD, Machine, Reply, USERFAULTFD_FD, VmmMessage,
 };
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{GuestMessage, HostMessage, Identity, Invoke, Resume};
@@ -34,10 +36,11 @@ use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
 pub use console::Console;
+pub use devices::{Extra, MAC, Scratch, begin, finish, result_of};
 pub use guest::stream_pair;
 pub use guest::{
-    Booted, PATTERN, Shape, Snapshot, boot_and_snapshot, boot_root, code_answer, execute,
-    send_code, snapshot,
+    Booted, PATTERN, Shape, Snapshot, boot_and_snapshot, boot_root, boot_root_with, code_answer,
+    execute, send_code, snapshot,
 };
 
 const PAGE: u64 = 4096;
@@ -118,6 +121,20 @@ impl Vmm {
         }
     }
 
+    pub fn reset(&self) -> control::ResetReport {
+        match self.ask(&control::Command::Reset, &[]).0 {
+            Reply::Reset(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn differences(&self) -> Vec<String> {
+        match self.ask(&control::Command::Verify, &[]).0 {
+            Reply::Verified { differences } => differences,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Waits until the process has ended; panics after a bounded time.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         for _ in 0..600 {
@@ -148,6 +165,8 @@ fn wall_clock_ns() -> u64 {
 pub struct TestMachine {
     pub vmm: Vmm,
     pub faults: Arc<AtomicU64>,
+    /// The VMM's end of a vsock hub for the next run.
+    pub hub: Cell<Option<OwnedFd>>,
     pub console: Console,
     generation: u64,
 }
@@ -167,15 +186,18 @@ pub fn restored(cache: Cache) -> TestMachine {
 }
 
 pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
+    restored_with(snapshot, cache, &Extra::default())
+}
+
+/// As [`restored_from`], of a machine with further devices.
+pub fn restored_with(snapshot: &Snapshot, cache: Cache, extra: &Extra<'_>) -> TestMachine {
     let shape = snapshot.shape;
     let vmm = Vmm::start();
     let (uffd, ranges) = vmm.prepare(shape);
     let faults = Arc::new(AtomicU64::new(0));
     let memory = match cache {
         Cache::Warm => {
-            // Pages that the guest never touched are holes, which would be asked for.
-            let flags = rustix::fs::FallocateFlags::empty();
-            rustix::fs::fallocate(&snapshot.memory, flags, 0, shape.memory()).unwrap();
+            fill_holes(&snapshot.memory, shape);
             snapshot.memory.try_clone().unwrap()
         }
         Cache::Cold => {
@@ -190,14 +212,21 @@ pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
         }
     };
     let (console, serial) = Console::new();
-    let (reply, _) = restore_onto(&vmm, snapshot, &memory, &snapshot.state, serial);
+    let (reply, _) = restore_onto(&vmm, snapshot, extra, [&memory, &snapshot.state, &serial]);
     assert_eq!(reply, Reply::Restored);
     TestMachine {
         vmm,
         faults,
+        hub: Cell::new(None),
         console,
         generation: 0,
     }
+}
+
+/// Pages that a guest never touched are holes, which would be asked for.
+fn fill_holes(memory: &OwnedFd, shape: Shape) {
+    let flags = rustix::fs::FallocateFlags::empty();
+    rustix::fs::fallocate(memory, flags, 0, shape.memory()).unwrap();
 }
 
 /// Restores `snapshot`, with other files in the place of its own.
@@ -207,24 +236,24 @@ pub fn restore_command(
     memory: &OwnedFd,
     state: &File,
 ) -> (Reply, Vec<OwnedFd>) {
-    restore_onto(vmm, snapshot, memory, state, Console::new().1)
+    let serial = Console::new().1;
+    restore_onto(vmm, snapshot, &Extra::default(), [memory, state, &serial])
 }
 
-fn restore_onto(
+/// Restores `snapshot` with the devices `extra` from memory, state and serial output.
+pub fn restore_onto(
     vmm: &Vmm,
     snapshot: &Snapshot,
-    memory: &OwnedFd,
-    state: &File,
-    serial: OwnedFd,
+    extra: &Extra<'_>,
+    files: [&dyn AsFd; 3],
 ) -> (Reply, Vec<OwnedFd>) {
-    let disks = &snapshot.disks;
-    let fds: [&dyn AsFd; 5] = [memory, state, &serial, &disks[0], &disks[1]];
-    vmm.ask(
-        &control::Command::Restore {
-            devices: Devices::read_only_disks(2),
-        },
-        &fds,
-    )
+    let mut fds = files.to_vec();
+    fds.extend(extra.descriptors(&snapshot.disks));
+    let command = control::Command::Restore {
+        devices: extra.devices(),
+        lazy: true,
+    };
+    vmm.ask(&command, &fds)
 }
 
 /// Fills in each page that is asked for, until the machine is gone.
@@ -262,10 +291,11 @@ impl TestMachine {
     /// Lets the guest run on a fresh channel.
     pub fn run(&self) -> UnixStream {
         let (channel, theirs) = stream_pair();
-        assert_eq!(
-            self.vmm.ask(&control::Command::Run, &[&theirs]).0,
-            Reply::Running
-        );
+        let hub = self.hub.take();
+        let mut fds: Vec<&dyn AsFd> = vec![&theirs];
+        fds.extend(hub.as_ref().map(|hub| -> &dyn AsFd { hub }));
+        let run = control::Command::Run { hub: hub.is_some() };
+        assert_eq!(self.vmm.ask(&run, &fds).0, Reply::Running);
         channel
     }
 
@@ -314,7 +344,12 @@ impl TestMachine {
         let mut channel = self.begin(event);
         loop {
             match read_frame::<GuestMessage>(&mut channel).unwrap() {
-                (GuestMessage::Log { .. }, _) => {}
+                (
+                    GuestMessage::Log { .. }
+                    | GuestMessage::Holding { .. }
+                    | GuestMessage::Delivered { .. },
+                    _,
+                ) => {}
                 (GuestMessage::Response { .. }, answer) => {
                     return String::from_utf8(answer).unwrap();
                 }
@@ -331,16 +366,10 @@ impl TestMachine {
     }
 
     pub fn reset(&self) -> control::ResetReport {
-        match self.vmm.ask(&control::Command::Reset, &[]).0 {
-            Reply::Reset(report) => report,
-            other => panic!("{other:?}"),
-        }
+        self.vmm.reset()
     }
 
     pub fn differences(&self) -> Vec<String> {
-        match self.vmm.ask(&control::Command::Verify, &[]).0 {
-            Reply::Verified { differences } => differences,
-            other => panic!("{other:?}"),
-        }
+        self.vmm.differences()
     }
 }

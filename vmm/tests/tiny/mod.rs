@@ -189,6 +189,7 @@ impl Tiny {
         let command = Command::Boot {
             command_line: String::new(),
             devices: Devices::default(),
+            hub: false,
         };
         let (kernel, initramfs) = (self.kernel(), content(&[0]));
         let fds: [&dyn AsFd; 5] = [&memory, &kernel, &initramfs, &serial, &theirs];
@@ -237,6 +238,7 @@ impl Running {
         let (reply, _) = vmm.ask(
             &Command::Restore {
                 devices: Devices::default(),
+                lazy: true,
             },
             &fds,
         );
@@ -251,7 +253,7 @@ impl Running {
     /// Lets it run until it has said a line.
     pub fn wake(&mut self) -> String {
         let (_channel, theirs) = stream_pair();
-        let (reply, _) = self.vmm.ask(&Command::Run, &[&theirs]);
+        let (reply, _) = self.vmm.ask(&Command::Run { hub: false }, &[&theirs]);
         assert_eq!(reply, Reply::Running);
         self.read_until(b'\n')
     }

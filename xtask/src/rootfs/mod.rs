@@ -1,7 +1,8 @@
 //! Root file systems of functions: read-only EROFS images made from Debian packages (and, for
-//! Python, wheels) by the recipes in `rootfs/`. No root privilege and no chroot is needed: the
-//! packages are unpacked, none of their scripts runs.
+//! Python, wheels; for Node.js, npm packages) by the recipes in `rootfs/`. No root privilege and no
+//! chroot is needed: the packages are unpacked, none of their scripts runs.
 
+mod native;
 mod recipe;
 mod tree;
 
@@ -21,7 +22,10 @@ use recipe::Loaded;
 const KIND: &str = "rootfs";
 
 /// Part of the key: to be raised when this module makes something else from the same recipe.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
+
+/// Between the image's packages and the SDK's in what a recipe was resolved to.
+const SDK_MARK: &str = " | ";
 
 /// The image's UUID. The same for all: the image's bytes depend on its content only.
 const UUID: &str = "00000000-0000-0000-0000-000000000000";
@@ -35,21 +39,28 @@ pub fn make(cache: &Cache, name: &str) -> Result<PathBuf> {
         &format!("{KIND}-{name}"),
         |resolved| cache.has(KIND, &key(resolved)),
         || {
-            Ok(packages::closure(
-                &loaded.recipe.debian.packages,
-                &loaded.recipe.debian.without,
-            )?
-            .join(" "))
+            let debian = &loaded.recipe.debian;
+            let closure = packages::closure(&debian.packages, &debian.without)?;
+            let sdk = native::resolve_sdk(loaded.recipe.build.as_ref())?;
+            Ok([closure.join(" "), sdk.join(" ")].join(SDK_MARK))
         },
     )?;
     let entry = cache.entry(KIND, &key(&resolved), |dir, scratch| {
         let step = Step::start(format!("root file system {name}: download packages"));
-        let wanted: Vec<String> = resolved.split(' ').map(str::to_owned).collect();
-        let archives = packages::download(&wanted, &scratch.join("packages"))?;
+        let (wanted, sdk) = resolved.split_once(SDK_MARK).unwrap_or((&resolved, ""));
+        let download = |list: &str, folder: &str| {
+            let list: Vec<String> = list.split_whitespace().map(str::to_owned).collect();
+            match list.is_empty() {
+                true => Ok(Vec::new()),
+                false => packages::download(&list, &scratch.join(folder)),
+            }
+        };
+        let archives = download(wanted, "packages")?;
+        let sdk = download(sdk, "sdk-packages")?;
         step.done();
         let step = Step::start(format!("root file system {name}: build the image"));
         let staging = scratch.join("tree");
-        tree::build(&loaded, &archives, &staging)?;
+        tree::build(&loaded, &archives, &sdk, &staging)?;
         pack(&staging, &dir.join("image.erofs"))?;
         step.done();
         Ok(())
@@ -61,10 +72,10 @@ fn base_key(loaded: &Loaded) -> Result<Key> {
     let key = Key::new()
         .with("version", VERSION)
         .with("recipe", &loaded.text);
-    match &loaded.recipe.python {
-        Some(python) => key.with_file(&loaded.directory.join(&python.requirements)),
-        None => Ok(key),
-    }
+    loaded
+        .recipe
+        .inputs()
+        .try_fold(key, |key, name| key.with_file(&loaded.directory.join(name)))
 }
 
 /// Packs a tree so that the same tree gives the same bytes: all times zero, all owned by root.

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::recipe::{Bundle, Loaded, Python};
-use super::staged;
+use super::{native, staged};
 use crate::packages;
+use crate::pip;
 use crate::process;
 
 /// Top-level links of a merged `/usr`. They must be there before packages are unpacked: some
@@ -21,8 +22,9 @@ const MERGED: [(&str, &str); 4] = [
     ("sbin", "usr/sbin"),
 ];
 
-/// Fills `staging` with what the recipe asks for.
-pub fn build(loaded: &Loaded, archives: &[PathBuf], staging: &Path) -> Result<()> {
+/// Fills `staging` with what the recipe asks for. The SDK's packages are for the recipe's own build
+/// only.
+pub fn build(loaded: &Loaded, archives: &[PathBuf], sdk: &[PathBuf], staging: &Path) -> Result<()> {
     let recipe = &loaded.recipe;
     for (link, target) in MERGED {
         create_directory(&staging.join(target))?;
@@ -32,7 +34,15 @@ pub fn build(loaded: &Loaded, archives: &[PathBuf], staging: &Path) -> Result<()
         packages::unpack(archive, staging)?;
     }
     if let Some(python) = &recipe.python {
-        install_wheels(python, &loaded.directory, staging)?;
+        let target = pip::Target {
+            version: &python.version,
+            platforms: &python.platforms,
+        };
+        let requirements = loaded.directory.join(&python.requirements);
+        pip::install(&requirements, &inside(staging, &python.site), Some(&target))?;
+    }
+    if let Some(build) = &recipe.build {
+        native::run(build, &loaded.directory, sdk, staging)?;
     }
     for bundle in &recipe.bundles {
         concatenate(bundle, staging)?;
@@ -66,44 +76,6 @@ pub fn build(loaded: &Loaded, archives: &[PathBuf], staging: &Path) -> Result<()
         set_mode(&path, *mode)?;
     }
     Ok(())
-}
-
-/// Installs wheels whose hashes are in the requirements file; compiles nothing.
-fn install_wheels(python: &Python, directory: &Path, staging: &Path) -> Result<()> {
-    let mut pip = packages::tool("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-    ])
-    .args([
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary=:all:",
-        "--no-compile",
-    ])
-    .args([
-        "--implementation",
-        "cp",
-        "--python-version",
-        &python.version,
-    ]);
-    for platform in &python.platforms {
-        pip.args(["--platform", platform]);
-    }
-    pip.arg("--target")
-        .arg(inside(staging, &python.site))
-        .arg("--requirement")
-        .arg(directory.join(&python.requirements))
-        .env("PIP_ROOT_USER_ACTION", "ignore");
-    process::quiet(&mut pip).with_context(|| {
-        format!(
-            "cannot install the packages of {} (they come from PyPI: is it reachable?)",
-            python.requirements
-        )
-    })
 }
 
 /// Compiles all Python code ahead with the image's own interpreter. The compiled files carry

@@ -13,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::assets;
+use crate::boto3;
 use crate::cache::Cache;
+use crate::examples;
 use crate::execution::Stream;
 use crate::job::Job;
 use crate::native;
@@ -116,6 +118,8 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
     }
     heading("assets");
     let assets = assets::make(&cache)?;
+    let examples = examples::make(&cache)?;
+    let boto3 = boto3::make(&cache)?;
 
     let binaries = workspace::target().join("debug");
     let place = Place::choose(&binaries)?;
@@ -124,6 +128,9 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
     let mut job = Job::new(vec!["sh".to_owned(), "-c".to_owned(), script])?;
     job.set("SNAPBACK_ASSETS", assets.to_string_lossy());
     job.set("SNAPBACK_BIN_DIR", binaries.to_string_lossy());
+    job.set("SNAPBACK_EXAMPLES", examples.to_string_lossy());
+    job.set("SNAPBACK_PYTHON", &boto3.python);
+    job.set("SNAPBACK_BOTO3", boto3.packages.to_string_lossy());
     if let Some(bless) = std::env::var_os(BLESS) {
         // Tests write what they would compare with.
         job.set(BLESS, bless.to_string_lossy());

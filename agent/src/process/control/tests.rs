@@ -33,7 +33,10 @@ async fn a_reply_reaches_the_one_who_asked() {
     let (mut client, socket) = pair(&Fate::default());
     vmm(socket, |_| Some(VmmMessage::Reply(Reply::Running)));
     for _ in 0..3 {
-        let answer = client.command(&Command::Run, &[], LIMIT).await.unwrap();
+        let answer = client
+            .command(&Command::Run { hub: false }, &[], LIMIT)
+            .await
+            .unwrap();
         assert_eq!(answer.reply, Reply::Running);
     }
 }
@@ -53,7 +56,10 @@ async fn a_command_without_answer_ends_in_time_and_is_the_last() {
             ..
         }
     ));
-    let error = client.command(&Command::Run, &[], LIMIT).await.unwrap_err();
+    let error = client
+        .command(&Command::Run { hub: false }, &[], LIMIT)
+        .await
+        .unwrap_err();
     assert!(matches!(error, CommandError::InDoubt { .. }));
 }
 
@@ -62,7 +68,10 @@ async fn the_end_of_the_process_is_seen_during_a_command_and_while_idle() {
     let fate = Fate::default();
     let (mut client, socket) = pair(&fate);
     vmm(socket, |_| None);
-    let error = client.command(&Command::Run, &[], LIMIT).await.unwrap_err();
+    let error = client
+        .command(&Command::Run { hub: false }, &[], LIMIT)
+        .await
+        .unwrap_err();
     assert!(
         matches!(
             error,
@@ -91,7 +100,10 @@ async fn an_event_is_not_taken_for_a_reply() {
     )
     .unwrap();
     vmm(socket, |_| Some(VmmMessage::Reply(Reply::Running)));
-    client.command(&Command::Run, &[], LIMIT).await.unwrap();
+    client
+        .command(&Command::Run { hub: false }, &[], LIMIT)
+        .await
+        .unwrap();
     assert!(matches!(
         fate.sealed().await,
         Cause::Stopped(StopReason::PoweredOff)
@@ -110,6 +122,7 @@ async fn a_failure_names_operation_reason_and_section() {
     });
     let restore = Command::Restore {
         devices: Devices::default(),
+        lazy: true,
     };
     let error = client.command(&restore, &[], LIMIT).await.unwrap_err();
     assert_eq!(error.section(), Some("processor"));

@@ -1,22 +1,15 @@
 //! What the tests share: one agent with two functions, and copies of its state for agents that
 //! do not survive their test.
 
-pub mod agent;
-pub mod cli;
-pub mod http;
-pub mod place;
-pub mod processes;
-
 use std::ops::Deref;
-use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+
+pub use snapback_tests::harness::{
+    LIMIT, agent, cli, code, given, http, place, processes, tour_code, wait_for,
+};
 
 use agent::Agent;
 use place::Place;
-
-/// Nothing here takes longer, even where a machine is emulated.
-pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Configuration of an agent that starts no microVM before it is needed, for tests that count
 /// them.
@@ -42,18 +35,6 @@ static SHARED: LazyLock<Agent> = LazyLock::new(|| {
     place.keep_template();
     place.start("")
 });
-
-/// The folder with the code of [`TOUR`] and [`BRIEF`].
-pub fn tour_code() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("functions/tour")
-}
-
-/// A file or folder that the one who runs the tests names.
-pub fn given(variable: &str) -> PathBuf {
-    std::env::var_os(variable)
-        .unwrap_or_else(|| panic!("{variable} is not set: run `cargo xtask test`"))
-        .into()
-}
 
 /// The shared agent, while a test has its turn. Shows the agent's log when the test fails.
 pub struct Shared {
@@ -100,16 +81,4 @@ impl Drop for Shared {
 pub fn own_place() -> (Place, MutexGuard<'static, ()>) {
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     (Place::copy(SHARED.place()), turn)
-}
-
-/// Waits, bounded, until there is something.
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(start.elapsed() < LIMIT, "{what} did not come in {LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

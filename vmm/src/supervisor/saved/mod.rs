@@ -36,6 +36,8 @@ pub struct MachineV1 {
 pub struct DevicesV1 {
     /// Its disks, in order.
     pub disks: Vec<DiskV1>,
+    /// Whether it has a net device.
+    pub net: bool,
 }
 
 /// A kind of disk.
@@ -43,6 +45,8 @@ pub struct DevicesV1 {
 pub enum DiskV1 {
     /// An image.
     ReadOnly,
+    /// A base under what the machine writes.
+    Scratch,
 }
 
 /// One vCPU's section: what the guest sees of the processor, and its state.

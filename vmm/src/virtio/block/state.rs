@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A read-only disk remembers nothing between requests. Its size stands here so
-/// that a snapshot is not restored on top of another image.
+/// A disk remembers nothing between requests but what was written to it. Its size
+/// stands here so that a snapshot is not put onto another disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockV1 {
-    /// Sectors of 512 bytes.
+    /// Its size, in sectors of 512 bytes.
     pub capacity: u64,
+    /// Clusters of 4 KiB that differ from its base. None does in a snapshot: what
+    /// the disk held then is the base of every later life.
+    pub own_clusters: u64,
 }

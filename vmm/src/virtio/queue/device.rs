@@ -10,6 +10,11 @@ use crate::memory::GuestRam;
 
 /// Flag in the available ring: the driver wants no interrupts (section 2.7.7).
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
+/// Bytes before the entries of the available ring, and of the used ring.
+const AVAIL_RING: u64 = 4;
+const USED_RING: u64 = 4;
+/// Bytes of an entry of the used ring.
+const USED_ENTRY: u64 = 8;
 
 /// A half of one of the queue's addresses, as a register of the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +39,9 @@ pub struct VirtQueue {
     ring: Option<Queue>,
     /// Chains were used since the driver was last told.
     signal_due: bool,
+    /// The used index when the driver was last told, or not told because it did not
+    /// want to be.
+    signalled: u16,
 }
 
 impl VirtQueue {
@@ -48,6 +56,7 @@ impl VirtQueue {
             used_ring: 0,
             ring: None,
             signal_due: false,
+            signalled: 0,
         }
     }
 
@@ -101,6 +110,7 @@ impl VirtQueue {
     pub fn make_ready(&mut self, event_idx: bool, ram: &GuestRam) -> bool {
         if self.ring.is_none() {
             self.ring = self.build(event_idx, ram);
+            self.signalled = 0;
         }
         self.ring.is_some()
     }
@@ -151,10 +161,35 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Ring`] when the used ring cannot be written.
     pub fn push_used(&mut self, ram: &GuestRam, head: u16, written: u32) -> Result<(), QueueError> {
-        let Some(ring) = self.ring.as_mut() else {
+        self.push_used_together(ram, &[(head, written)])
+    }
+
+    /// Returns several chains at once, heads and bytes written: the driver sees all or
+    /// none of them (section 5.1.6.4 needs that for a frame in several buffers).
+    ///
+    /// # Errors
+    /// As [`VirtQueue::push_used`].
+    pub fn push_used_together(
+        &mut self,
+        ram: &GuestRam,
+        used: &[(u16, u32)],
+    ) -> Result<(), QueueError> {
+        let (Some(ring), Some(((head, written), before))) = (self.ring.as_mut(), used.split_last())
+        else {
             return Ok(());
         };
-        ring.add_used(ram, head, written)
+        // The library shows each entry as it adds it. So it adds the last one, after
+        // the ones before it were written to their places.
+        let mut index = ring.next_used();
+        for (head, written) in before {
+            let slot = USED_RING + USED_ENTRY * u64::from(index % self.size);
+            let entry = [u32::from(*head).to_le_bytes(), written.to_le_bytes()].concat();
+            ram.write_slice(&entry, GuestAddress(ring.used_ring().saturating_add(slot)))
+                .map_err(|source| QueueError::Ring(virtio_queue::Error::GuestMemory(source)))?;
+            index = index.wrapping_add(1);
+        }
+        ring.set_next_used(index);
+        ring.add_used(ram, *head, *written)
             .map_err(QueueError::Ring)?;
         self.signal_due = true;
         Ok(())
@@ -170,16 +205,26 @@ impl VirtQueue {
         let Some(ring) = self.ring.as_mut().filter(|_| due) else {
             return Ok(false);
         };
-        if ring.event_idx_enabled() {
-            return ring.needs_notification(ram).map_err(QueueError::Ring);
-        }
-        // The used index has to be visible before the flag is read: a driver that
-        // switches interrupts on looks at the index afterwards.
+        let used = ring.next_used();
+        let before = std::mem::replace(&mut self.signalled, used);
+        // The used index has to be visible before the driver's wish is read: a driver
+        // that wants interrupts again looks at the index afterwards.
         fence(Ordering::SeqCst);
-        let flags: u16 = ram
-            .load(GuestAddress(ring.avail_ring()), Ordering::Relaxed)
-            .map_err(|source| QueueError::Ring(virtio_queue::Error::GuestMemory(source)))?;
-        Ok(u16::from_le(flags) & AVAIL_F_NO_INTERRUPT == 0)
+        let wish = |offset: u64| {
+            let at = GuestAddress(ring.avail_ring().saturating_add(offset));
+            ram.load(at, Ordering::Relaxed)
+                .map(u16::from_le)
+                .map_err(|source| QueueError::Ring(virtio_queue::Error::GuestMemory(source)))
+        };
+        if ring.event_idx_enabled() {
+            // The driver wants to be told when the entry that it names was used: it is
+            // among those since the last time. The library counts calls instead of
+            // entries, so this is done here (section 2.7.10).
+            let event = wish(AVAIL_RING + 2 * u64::from(self.size))?;
+            let behind = used.wrapping_sub(event).wrapping_sub(1);
+            return Ok(behind < used.wrapping_sub(before));
+        }
+        Ok(wish(0)? & AVAIL_F_NO_INTERRUPT == 0)
     }
 
     /// The state for a snapshot.
@@ -224,6 +269,7 @@ impl VirtQueue {
             .ok_or(QueueRestoreError::Unusable)?;
         ring.set_next_avail(state.next_avail);
         ring.set_next_used(state.next_used);
+        self.signalled = state.next_used;
         self.ring = Some(ring);
         Ok(())
     }

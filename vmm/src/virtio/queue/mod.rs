@@ -13,7 +13,7 @@ mod tests;
 
 pub use chain::{Buffers, Chain, GuestSlice};
 pub use device::{QueueRegister, VirtQueue};
-pub use serve::on_queue;
+pub use serve::{Served, on_queue};
 pub use state::{QueueRestoreError, QueueV1};
 
 /// How a ring or a chain is broken.

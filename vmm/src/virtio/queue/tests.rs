@@ -348,3 +348,32 @@ proptest! {
         let _ = queue.take_signal(&ram);
     }
 }
+
+#[test]
+fn chains_that_are_used_together_are_seen_together() {
+    let ram = ram();
+    let (mut queue, mut ring) = queue(&ram, true);
+    let offer = |ring: &mut Ring| {
+        for nth in 0..3 {
+            ring.offer(&ram, &[writable(BUFFERS + 0x1000 * nth, 16)]);
+        }
+    };
+    // Twice around the ring of eight, over its end.
+    for round in 0..6_u32 {
+        offer(&mut ring);
+        let heads: Vec<u16> = (0..3)
+            .map(|_| queue.pop(&ram).unwrap().unwrap().head)
+            .collect();
+        assert_eq!(ring.take_used(&ram), []);
+        let used: Vec<(u16, u32)> = heads.iter().copied().zip(round..).collect();
+        queue.push_used_together(&ram, &used).unwrap();
+        let seen: Vec<(u32, u32)> = used.iter().map(|(h, len)| (u32::from(*h), *len)).collect();
+        // The driver wanted to be told of the middle one.
+        ring.set_used_event(&ram, (3 * round + 1) as u16);
+        assert!(queue.take_signal(&ram).unwrap());
+        assert_eq!(ring.take_used(&ram), seen);
+        assert!(!queue.take_signal(&ram).unwrap(), "told once");
+    }
+    queue.push_used_together(&ram, &[]).unwrap();
+    assert_eq!(ring.take_used(&ram), []);
+}

@@ -3,7 +3,7 @@
 use super::RngV1;
 use crate::entropy;
 use crate::memory::GuestRam;
-use crate::virtio::queue::{Chain, QueueError, VirtQueue, on_queue};
+use crate::virtio::queue::{Chain, QueueError, Served, VirtQueue, on_queue};
 use crate::virtio::{COMMON_FEATURES, DeviceError, DeviceRestoreError, Progress, VirtioDevice};
 
 const DEVICE_ID: u32 = 4;
@@ -12,8 +12,8 @@ const QUEUE_SIZE: u16 = 8;
 /// Most bytes that one buffer gets: Linux asks for 64 at most, and a device may
 /// answer with fewer than there is room for (section 5.4.6.2).
 const BYTES_PER_REQUEST: usize = 256;
-/// Buffers of so many bytes end a call: more than honest drivers offer at once.
-const BYTES_PER_CALL: u64 = 64 << 10;
+/// Bytes after which a call ends: a queue of such requests.
+const BYTES_PER_CALL: u64 = 2 << 10;
 
 /// The entropy device.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub struct Rng {}
 
 impl Rng {
     /// Fills one buffer. Returns how many bytes of it.
-    fn answer(chain: &Chain, ram: &GuestRam) -> Result<u64, QueueError> {
+    fn answer(chain: &Chain, ram: &GuestRam) -> Result<Served, QueueError> {
         // The driver must offer room to write, and nothing to read (5.4.6.1).
         if chain.writable.is_empty() || !chain.readable.is_empty() {
             return Err(QueueError::Buffer);
@@ -34,7 +34,8 @@ impl Rng {
         // No randomness: the device must give some (5.4.6.2), so it gives up.
         entropy::fill(fresh).map_err(|_| QueueError::Buffer)?;
         chain.writable.write(ram, 0, fresh)?;
-        u64::try_from(fresh.len()).map_err(|_| QueueError::Buffer)
+        let written = u64::try_from(fresh.len()).map_err(|_| QueueError::Buffer)?;
+        Ok(Served::written(written))
     }
 }
 
@@ -69,7 +70,9 @@ impl VirtioDevice for Rng {
         ram: &GuestRam,
     ) -> Result<Progress, DeviceError> {
         on_queue(queues, index, |queue| {
-            queue.serve(ram, BYTES_PER_CALL, Self::answer)
+            queue.serve(ram, BYTES_PER_CALL, |chain, ram| {
+                Self::answer(chain, ram).map(Some)
+            })
         })
     }
 

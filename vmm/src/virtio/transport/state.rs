@@ -31,7 +31,8 @@ pub struct TransportV1 {
     pub status: u32,
     /// Interrupts that the driver has not acknowledged.
     pub interrupt_status: u32,
-    /// Changes with the configuration space.
+    /// Changes with the configuration space (virtio 1.2, chapter 4.2.2), which no
+    /// device's does while its driver runs: it stays 0.
     pub config_generation: u32,
     /// The queues, in order.
     pub queues: Vec<QueueV1>,

@@ -1,4 +1,4 @@
-//! One stream: its credit (section 5.10.6.3), and what lies between both ends.
+//! One stream, and what lies between both ends.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,10 +7,13 @@ use std::os::fd::AsFd;
 use rustix::net::{SendFlags, Shutdown};
 use vm_memory::Bytes;
 
-use super::BUF_ALLOC;
-use super::packet::{Header, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
-use super::state::ConnectionV1;
-use crate::poll::HostFd;
+use super::credit::Credit;
+use super::packet::{
+    Header, OP_CREDIT_REQUEST, OP_CREDIT_UPDATE, OP_REQUEST, OP_RESPONSE, OP_SHUTDOWN,
+    SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND,
+};
+use super::stage::Stage;
+use crate::poll::{HostFd, Interest};
 use crate::sys::volatile_io;
 use crate::virtio::queue::{GuestSlice, QueueError};
 
@@ -21,122 +24,143 @@ pub(super) struct Key {
     pub guest_port: u32,
 }
 
-/// Who has room for how much. All counters wrap.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Credit {
-    pub peer_buf_alloc: u32,
-    pub peer_fwd_cnt: u32,
-    pub tx_cnt: u32,
-    pub rx_cnt: u32,
-    pub fwd_cnt: u32,
-    pub told_fwd_cnt: u32,
-    pub requested: bool,
-}
-
-impl Credit {
-    /// Notes what the guest tells in every packet.
-    pub(super) fn hear(&mut self, header: &Header) {
-        self.peer_buf_alloc = header.buf_alloc;
-        self.peer_fwd_cnt = header.fwd_cnt;
-        if self.send_room() > 0 {
-            self.requested = false;
+impl Key {
+    /// The connection that a packet of the guest speaks of.
+    pub(super) fn of(header: &Header) -> Self {
+        Self {
+            host_port: header.dst_port,
+            guest_port: header.src_port,
         }
-    }
-
-    /// Bytes that the guest has room for.
-    pub(super) fn send_room(&self) -> u32 {
-        self.peer_buf_alloc
-            .saturating_sub(self.tx_cnt.wrapping_sub(self.peer_fwd_cnt))
-    }
-
-    /// Bytes that the guest may still send. A guest that sends more breaks the rules.
-    pub(super) fn receive_room(&self) -> u32 {
-        BUF_ALLOC.saturating_sub(self.rx_cnt.wrapping_sub(self.fwd_cnt))
-    }
-
-    /// Whether the guest believes that less than half of the room is left, and is
-    /// wrong. (Telling it of every byte would double the packets.)
-    pub(super) fn update_due(&self) -> bool {
-        let believed = self.rx_cnt.wrapping_sub(self.told_fwd_cnt);
-        believed > BUF_ALLOC / 2 && self.told_fwd_cnt != self.fwd_cnt
     }
 }
 
 /// A host socket failed: the connection is to be reset.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct HostGone;
 
-/// What became of payload.
-#[derive(Debug)]
-pub(super) enum Delivery {
-    Taken,
-    HostGone,
+/// What the guest is still to be told. Each thing once, however often it fell due.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owed {
+    /// That the connection is wanted, or is there.
+    pub open: bool,
+    /// Its credit.
+    pub credit: bool,
+    /// That its credit is wanted.
+    pub ask: bool,
+    /// Which directions the host has ended.
+    pub shutdown: bool,
 }
 
-/// An established connection.
-#[derive(Debug, Default)]
+/// A connection, from the first wish for it to its end.
+#[derive(Debug)]
 pub(super) struct Connection {
+    /// Its number: for the hub while it is asked for, and of its host descriptor.
+    pub id: u64,
+    pub stage: Stage,
     pub credit: Credit,
-    /// The host's end; a restored connection has none at first.
+    /// The host's end. Not there yet, or not any more because both directions have
+    /// ended on the host's side.
     pub host: Option<HostFd>,
-    /// From the guest, not yet taken by the host: at most [`BUF_ALLOC`] bytes.
+    /// From the guest, not yet taken by the host: at most what was promised.
     pub pending: VecDeque<u8>,
-    /// What the guest said that it will not do any more.
+    /// What the guest said that it will not do any more (shutdown flags).
     pub guest_shutdown: u32,
-    /// The host sends no more, and the guest was told or will be.
-    pub host_shutdown: bool,
-    /// The guest is still to be told so.
-    pub shutdown_due: bool,
-    /// Nothing to read when last tried.
-    pub host_idle: bool,
-    /// Came with a snapshot and has no host end to come: to be reset.
-    pub orphan: bool,
+    /// What the host will not do any more: the guest was told or is to be.
+    pub host_shutdown: u32,
+    pub owed: Owed,
+    /// Its places among those that owe something, and those that have something to
+    /// read. The table's business.
+    pub owing_turn: Option<u64>,
+    pub reader_turn: Option<u64>,
+    /// Its interest may have changed. The table's business.
+    pub touched: bool,
 }
 
 impl Connection {
-    /// A connection that a guest just asked for.
-    pub(super) fn open(host: HostFd, request: &Header) -> Self {
-        let mut connection = Self {
-            host: Some(host),
-            ..Self::default()
-        };
-        connection.credit.hear(request);
-        connection
-    }
-
-    /// The connection of a snapshot.
-    pub(super) fn restored(state: &ConnectionV1, orphan: bool) -> Self {
+    pub(super) fn new(id: u64, stage: Stage, credit: Credit) -> Self {
         Self {
-            credit: Credit {
-                peer_buf_alloc: state.peer_buf_alloc,
-                peer_fwd_cnt: state.peer_fwd_cnt,
-                tx_cnt: state.tx_cnt,
-                rx_cnt: state.rx_cnt,
-                // Nothing is pending in a snapshot.
-                fwd_cnt: state.rx_cnt,
-                told_fwd_cnt: state.told_fwd_cnt,
-                requested: state.credit_requested,
-            },
-            guest_shutdown: state.guest_shutdown,
-            host_shutdown: state.host_shutdown,
-            orphan,
-            ..Self::default()
+            id,
+            stage,
+            credit,
+            host: None,
+            pending: VecDeque::new(),
+            guest_shutdown: 0,
+            host_shutdown: 0,
+            owed: Owed::default(),
+            owing_turn: None,
+            reader_turn: None,
+            touched: false,
         }
     }
 
-    /// Whether the host's end may be read now.
-    pub(super) fn may_read_host(&self) -> bool {
-        self.wants_host() && self.credit.send_room() > 0
+    /// Whether the host's end may have, or get, something that the guest wants.
+    pub(super) fn reads_host(&self) -> bool {
+        self.host.is_some()
+            && self.stage == Stage::Open
+            && !self.owed.open
+            && self.host_shutdown & SHUTDOWN_SEND == 0
+            && self.guest_shutdown & SHUTDOWN_RECEIVE == 0
     }
 
-    /// Whether payload of the host would be of use, had the guest room for it.
-    pub(super) fn wants_host(&self) -> bool {
-        self.host.is_some() && !self.host_shutdown && self.guest_shutdown & SHUTDOWN_RECEIVE == 0
+    /// What to wait for on the host's end.
+    pub(super) fn interest(&self) -> Interest {
+        if self.stage != Stage::Open || self.owed.open {
+            return Interest::NONE;
+        }
+        let reads = self.reads_host();
+        Interest {
+            readable: reads && self.reader_turn.is_none() && self.credit.send_room() > 0,
+            writable: !self.pending.is_empty(),
+            // Where nothing is read any more, the end would not show.
+            hangup: !reads,
+        }
     }
 
     /// Whether nothing is between the two ends.
     pub(super) fn is_quiet(&self) -> bool {
-        self.pending.is_empty() && !self.shutdown_due && !self.orphan
+        self.pending.is_empty() && self.owed == Owed::default()
+    }
+
+    /// Whether the guest has ended both directions and the host has everything.
+    pub(super) fn is_over(&self) -> bool {
+        self.guest_shutdown == SHUTDOWN_BOTH && self.pending.is_empty()
+    }
+
+    /// The next packet that is owed, and its flags.
+    pub(super) fn next_owed(&self) -> Option<(u16, u32)> {
+        if self.owed.open {
+            let calling = matches!(self.stage, Stage::Calling(_));
+            return Some((if calling { OP_REQUEST } else { OP_RESPONSE }, 0));
+        }
+        if self.owed.credit {
+            return Some((OP_CREDIT_UPDATE, 0));
+        }
+        if self.owed.ask {
+            return Some((OP_CREDIT_REQUEST, 0));
+        }
+        self.owed
+            .shutdown
+            .then_some((OP_SHUTDOWN, self.host_shutdown))
+    }
+
+    /// A packet was sent: it told the credit too.
+    pub(super) fn sent(&mut self, op: u16) {
+        self.credit.told_fwd_cnt = self.credit.fwd_cnt;
+        self.owed.credit = false;
+        match op {
+            OP_REQUEST | OP_RESPONSE => self.owed.open = false,
+            OP_CREDIT_REQUEST => self.owed.ask = false,
+            OP_SHUTDOWN => self.owed.shutdown = false,
+            _ => {}
+        }
+    }
+
+    /// Asks the guest for credit, once.
+    pub(super) fn ask_for_credit(&mut self) {
+        if !self.credit.requested {
+            self.credit.requested = true;
+            self.owed.ask = true;
+        }
     }
 
     /// Takes payload from the guest: the host gets what it takes now, the rest
@@ -145,7 +169,7 @@ impl Connection {
         &mut self,
         slices: &[GuestSlice<'_>],
         len: u32,
-    ) -> Result<Delivery, QueueError> {
+    ) -> Result<Result<(), HostGone>, QueueError> {
         self.credit.rx_cnt = self.credit.rx_cnt.wrapping_add(len);
         let mut sent = 0;
         if self.pending.is_empty()
@@ -154,21 +178,28 @@ impl Connection {
             match volatile_io::send(host.as_fd(), slices) {
                 Ok(bytes) => sent = bytes,
                 Err(error) if is_transient(&error) => {}
-                Err(_) => return Ok(Delivery::HostGone),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    self.host_ends(SHUTDOWN_RECEIVE);
+                }
+                Err(_) => return Ok(Err(HostGone)),
             }
         }
         self.forwarded(sent);
-        let mut skip = sent;
+        if self.host_shutdown & SHUTDOWN_RECEIVE != 0 {
+            let rest = usize::try_from(len).unwrap_or(0).saturating_sub(sent);
+            self.forwarded(rest);
+            return Ok(Ok(()));
+        }
         for slice in slices {
-            let start = skip.min(slice.len());
-            skip -= start;
+            let start = sent.min(slice.len());
+            sent -= start;
             let mut bytes = vec![0; slice.len() - start];
             slice
                 .read_slice(&mut bytes, start)
                 .map_err(|_| QueueError::Buffer)?;
             self.pending.extend(bytes);
         }
-        Ok(Delivery::Taken)
+        Ok(Ok(()))
     }
 
     /// Gives the host what waits for it, as much as it takes.
@@ -176,7 +207,7 @@ impl Connection {
         let Some(host) = &self.host else {
             return Ok(());
         };
-        let mut flushed = 0;
+        let (mut flushed, mut broken) = (0, false);
         while !self.pending.is_empty() {
             let (chunk, _) = self.pending.as_slices();
             match rustix::net::send(host, chunk, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
@@ -184,11 +215,22 @@ impl Connection {
                     self.pending.drain(..sent.min(self.pending.len()));
                     flushed += sent;
                 }
+                Err(rustix::io::Errno::PIPE) => {
+                    broken = true;
+                    break;
+                }
                 Err(error) if is_transient(&error.into()) => break,
                 Err(_) => return Err(HostGone),
             }
         }
         self.forwarded(flushed);
+        if broken {
+            self.host_ends(SHUTDOWN_RECEIVE);
+        }
+        if self.pending.is_empty() {
+            // Most connections never need it again.
+            self.pending = VecDeque::new();
+        }
         self.pass_shutdown_on();
         Ok(())
     }
@@ -198,6 +240,25 @@ impl Connection {
         let lost = self.pending.len();
         self.pending = VecDeque::new();
         self.forwarded(lost);
+    }
+
+    /// The guest ends directions: `flags` of a shutdown packet.
+    pub(super) fn guest_ends(&mut self, flags: u32) {
+        self.guest_shutdown |= flags & SHUTDOWN_BOTH;
+        self.pass_shutdown_on();
+    }
+
+    /// The host has ended directions (shutdown flags): the guest is to be told.
+    pub(super) fn host_ends(&mut self, flags: u32) {
+        let before = self.host_shutdown;
+        self.host_shutdown |= flags;
+        self.owed.shutdown |= self.host_shutdown != before;
+        if self.host_shutdown & SHUTDOWN_RECEIVE != 0 {
+            self.discard_pending();
+        }
+        if self.host_shutdown == SHUTDOWN_BOTH {
+            self.host = None;
+        }
     }
 
     /// Tells the host which directions the guest has ended, once all before it has
@@ -212,10 +273,12 @@ impl Connection {
         }
     }
 
+    /// The host took bytes, or they are lost: there is room for others.
     fn forwarded(&mut self, bytes: usize) {
-        // Never more than `BUF_ALLOC`.
+        // Never more than what was promised.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.credit.fwd_cnt = self.credit.fwd_cnt.wrapping_add(bytes);
+        self.owed.credit |= self.credit.update_due();
     }
 }
 

@@ -1,15 +1,15 @@
-//! Packets to the guest: answers first, then payload, one connection after the
-//! other.
+//! Packets to the guest: what is owed and payload take turns, and so do the
+//! connections among themselves.
 
 use std::os::fd::AsFd;
 
 use vm_memory::Permissions;
 
 use super::connection::{Key, is_transient};
-use super::device::{Control, Vsock};
+use super::device::Vsock;
 use super::packet::{
-    HEADER_LEN, HOST_CID, Header, OP_CREDIT_REQUEST, OP_CREDIT_UPDATE, OP_RW, OP_SHUTDOWN,
-    SHUTDOWN_SEND, TYPE_STREAM,
+    HEADER_LEN, HOST_CID, Header, OP_CREDIT_UPDATE, OP_RESPONSE, OP_RST, OP_RW, SHUTDOWN_SEND,
+    TYPE_STREAM,
 };
 use crate::memory::GuestRam;
 use crate::sys::volatile_io;
@@ -17,6 +17,7 @@ use crate::virtio::Progress;
 use crate::virtio::queue::{Chain, QueueError, VirtQueue};
 
 /// What a try to send brought about.
+#[derive(Debug, PartialEq, Eq)]
 enum Sent {
     Packet,
     Nothing,
@@ -31,9 +32,6 @@ impl Vsock {
         ram: &GuestRam,
     ) -> Result<Progress, QueueError> {
         self.rx_starved = false;
-        self.connections
-            .values_mut()
-            .for_each(|connection| connection.host_idle = false);
         for _ in 0..rx.size() {
             match self.send_one(rx, ram)? {
                 Sent::Packet => {}
@@ -48,111 +46,97 @@ impl Vsock {
     }
 
     fn send_one(&mut self, rx: &mut VirtQueue, ram: &GuestRam) -> Result<Sent, QueueError> {
-        self.stage_due();
-        if let Some(control) = self.outbox.front().copied() {
+        self.payload_first = !self.payload_first;
+        if self.payload_first {
+            let sent = self.send_payload(rx, ram)?;
+            if sent != Sent::Nothing {
+                return Ok(sent);
+            }
+        }
+        let sent = self.send_owed(rx, ram)?;
+        if sent != Sent::Nothing || self.payload_first {
+            return Ok(sent);
+        }
+        let sent = self.send_payload(rx, ram)?;
+        if sent != Sent::Nothing {
+            return Ok(sent);
+        }
+        // What was read may have been an end, which is owed now.
+        self.send_owed(rx, ram)
+    }
+
+    /// Sends one packet without payload: a reset, or what a connection owes.
+    fn send_owed(&mut self, rx: &mut VirtQueue, ram: &GuestRam) -> Result<Sent, QueueError> {
+        if let Some(reset) = self.resets.first() {
             let Some(chain) = rx.pop(ram)? else {
                 return Ok(Sent::NoBuffer);
             };
-            self.send_control(&control, rx, &chain, ram)?;
-            self.outbox.pop_front();
+            let header = Header {
+                src_cid: reset.host_cid,
+                kind: reset.kind,
+                // Linux notes this of a reset, too: without room, whoever polls a
+                // stream that still has something unread would never learn that
+                // writing to it fails.
+                buf_alloc: u32::MAX,
+                ..header_of(reset.key, OP_RST)
+            };
+            put(&header, rx, &chain, ram)?;
+            self.resets.pop();
             return Ok(Sent::Packet);
         }
-        while let Some(key) = self.next_reader() {
-            self.last_served = Some(key);
-            match self.send_payload(key, rx, ram)? {
-                // Its socket is empty, or has ended: that is for the outbox to tell.
-                Sent::Nothing if self.has_due() => return self.send_one_control(rx, ram),
-                Sent::Nothing => {}
-                other => return Ok(other),
-            }
-        }
-        Ok(Sent::Nothing)
-    }
-
-    /// As the first half of [`Self::send_one`], for something that just fell due.
-    fn send_one_control(&mut self, rx: &mut VirtQueue, ram: &GuestRam) -> Result<Sent, QueueError> {
-        self.stage_due();
-        let Some(control) = self.outbox.front().copied() else {
+        let Some((key, op, flags)) = self.table.first_owing() else {
             return Ok(Sent::Nothing);
         };
         let Some(chain) = rx.pop(ram)? else {
             return Ok(Sent::NoBuffer);
         };
-        self.send_control(&control, rx, &chain, ram)?;
-        self.outbox.pop_front();
+        let header = Header {
+            flags,
+            ..header_of(key, op)
+        };
+        self.send_packet(key, header, rx, &chain, ram)?;
+        self.table.had_turn_to_send(key);
+        if op == OP_RESPONSE {
+            self.table.queue_reader(key);
+        }
         Ok(Sent::Packet)
     }
 
-    /// Moves one thing that a connection owes the guest into the empty outbox; so
-    /// the outbox stays bounded, however many connections there are.
-    fn stage_due(&mut self) {
-        if !self.outbox.is_empty() {
-            return;
-        }
-        if let Some(key) = self.first_orphan() {
-            self.reset_connection(key);
-            return;
-        }
-        let due = self.connections.iter_mut().find_map(|(key, connection)| {
-            if connection.credit.update_due() {
-                return Some((*key, OP_CREDIT_UPDATE, 0));
+    /// Sends payload of the first connection whose host end has some.
+    fn send_payload(&mut self, rx: &mut VirtQueue, ram: &GuestRam) -> Result<Sent, QueueError> {
+        while let Some(key) = self.table.first_reader() {
+            match self.read_host(key, rx, ram)? {
+                Sent::NoBuffer => return Ok(Sent::NoBuffer),
+                Sent::Packet => {
+                    // Behind the others, for there may be more.
+                    self.table.had_turn_to_be_read(key);
+                    self.table.queue_reader(key);
+                    return Ok(Sent::Packet);
+                }
+                Sent::Nothing => {
+                    self.table.had_turn_to_be_read(key);
+                    self.table.queue_owed(key);
+                }
             }
-            if std::mem::take(&mut connection.shutdown_due) {
-                return Some((*key, OP_SHUTDOWN, SHUTDOWN_SEND));
-            }
-            let starving = connection.wants_host() && connection.credit.send_room() == 0;
-            if starving && !connection.credit.requested {
-                connection.credit.requested = true;
-                return Some((*key, OP_CREDIT_REQUEST, 0));
-            }
-            None
-        });
-        if let Some((key, op, flags)) = due {
-            self.answer(key, op, flags);
         }
+        Ok(Sent::Nothing)
     }
 
-    /// The next connection whose host end may have something, in turns.
-    fn next_reader(&self) -> Option<Key> {
-        let ready = |(key, connection): (&Key, &super::connection::Connection)| {
-            (connection.may_read_host() && !connection.host_idle).then_some(*key)
-        };
-        let after = self.last_served.and_then(|last| {
-            let range = (std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded);
-            self.connections.range(range).find_map(ready)
-        });
-        after.or_else(|| self.connections.iter().find_map(ready))
-    }
-
-    fn send_control(
-        &mut self,
-        control: &Control,
-        rx: &mut VirtQueue,
-        chain: &Chain,
-        ram: &GuestRam,
-    ) -> Result<(), QueueError> {
-        let mut header = Header {
-            src_cid: control.host_cid,
-            dst_cid: snapback_proto::GUEST_CID.into(),
-            src_port: control.key.host_port,
-            dst_port: control.key.guest_port,
-            kind: control.kind,
-            op: control.op,
-            flags: control.flags,
-            ..Header::default()
-        };
-        self.tell_credit(control.key, &mut header);
-        chain.writable.write(ram, 0, &header.encode())?;
-        rx.push_used(ram, chain.head, used_len(0))
-    }
-
-    /// Reads from the host's socket into a buffer of the guest.
-    fn send_payload(
+    /// Reads from a host's socket into a buffer of the guest.
+    fn read_host(
         &mut self,
         key: Key,
         rx: &mut VirtQueue,
         ram: &GuestRam,
     ) -> Result<Sent, QueueError> {
+        let Some(connection) = self.table.get_mut(key).filter(|known| known.reads_host()) else {
+            return Ok(Sent::Nothing);
+        };
+        let credit = connection.credit.send_room();
+        if credit == 0 {
+            connection.ask_for_credit();
+            return Ok(Sent::Nothing);
+        }
         let Some(chain) = rx.pop(ram)? else {
             return Ok(Sent::NoBuffer);
         };
@@ -161,22 +145,11 @@ impl Vsock {
             .len()
             .checked_sub(HEADER_LEN)
             .ok_or(QueueError::Buffer)?;
-        let Some(connection) = self.connections.get_mut(&key) else {
-            rx.undo_pop();
-            return Ok(Sent::Nothing);
-        };
-        let len = room.min(connection.credit.send_room().into());
+        let len = room.min(credit.into());
         if len == 0 {
             // Only good for a packet without payload: have one rather than stand
             // in the way of the buffers behind it.
-            let control = Control {
-                key,
-                host_cid: HOST_CID,
-                kind: TYPE_STREAM,
-                op: OP_CREDIT_UPDATE,
-                flags: 0,
-            };
-            self.send_control(&control, rx, &chain, ram)?;
+            self.send_packet(key, header_of(key, OP_CREDIT_UPDATE), rx, &chain, ram)?;
             return Ok(Sent::Packet);
         }
         let slices = chain
@@ -190,7 +163,6 @@ impl Vsock {
             Ok(read) => u32::try_from(read).unwrap_or(u32::MAX),
             Err(error) => {
                 rx.undo_pop();
-                connection.host_idle = true;
                 if !is_transient(&error) {
                     self.reset_connection(key);
                 }
@@ -199,37 +171,55 @@ impl Vsock {
         };
         if read == 0 {
             rx.undo_pop();
-            connection.host_shutdown = true;
-            connection.shutdown_due = true;
+            connection.host_ends(SHUTDOWN_SEND);
             return Ok(Sent::Nothing);
         }
         connection.credit.tx_cnt = connection.credit.tx_cnt.wrapping_add(read);
-        let mut header = Header {
-            src_cid: HOST_CID,
-            dst_cid: snapback_proto::GUEST_CID.into(),
-            src_port: key.host_port,
-            dst_port: key.guest_port,
+        let header = Header {
             len: read,
-            kind: TYPE_STREAM,
-            op: OP_RW,
-            ..Header::default()
+            ..header_of(key, OP_RW)
         };
-        self.tell_credit(key, &mut header);
-        chain.writable.write(ram, 0, &header.encode())?;
-        rx.push_used(ram, chain.head, used_len(read))?;
+        self.send_packet(key, header, rx, &chain, ram)?;
         Ok(Sent::Packet)
     }
 
-    /// Every packet of a connection tells its credit.
-    fn tell_credit(&mut self, key: Key, header: &mut Header) {
-        if let Some(connection) = self.connections.get_mut(&key) {
-            connection.credit.told_fwd_cnt = connection.credit.fwd_cnt;
-            header.buf_alloc = super::BUF_ALLOC;
+    /// Sends a packet of a connection: it tells the connection's credit, too.
+    fn send_packet(
+        &mut self,
+        key: Key,
+        mut header: Header,
+        rx: &mut VirtQueue,
+        chain: &Chain,
+        ram: &GuestRam,
+    ) -> Result<(), QueueError> {
+        if let Some(connection) = self.table.get_mut(key) {
+            header.buf_alloc = connection.credit.buf_alloc;
             header.fwd_cnt = connection.credit.fwd_cnt;
+            connection.sent(header.op);
         }
+        put(&header, rx, chain, ram)
     }
 }
 
-fn used_len(payload: u32) -> u32 {
-    payload.saturating_add(44)
+fn header_of(key: Key, op: u16) -> Header {
+    Header {
+        src_cid: HOST_CID,
+        dst_cid: snapback_proto::GUEST_CID.into(),
+        src_port: key.host_port,
+        dst_port: key.guest_port,
+        kind: TYPE_STREAM,
+        op,
+        ..Header::default()
+    }
+}
+
+/// Puts a header before the payload that is there already, and hands the buffer back.
+fn put(
+    header: &Header,
+    rx: &mut VirtQueue,
+    chain: &Chain,
+    ram: &GuestRam,
+) -> Result<(), QueueError> {
+    chain.writable.write(ram, 0, &header.encode())?;
+    rx.push_used(ram, chain.head, header.len.saturating_add(44))
 }

@@ -40,6 +40,7 @@ fn only_the_channel_with_a_host_end_is_accepted() {
             dst_port: GUEST_PORT,
             kind: wrong.kind,
             op: OP_RST,
+            buf_alloc: u32::MAX,
             ..Header::default()
         };
         assert_eq!(answer, expected);
@@ -73,8 +74,7 @@ fn only_the_channel_with_a_host_end_is_accepted() {
 
 #[test]
 fn a_guest_that_sends_more_than_its_room_is_reset() {
-    let (mut guest, mut host) = Guest::connected();
-    guest.driver.transport.device_mut().detach_channel();
+    let mut guest = Guest::restored();
     let chunk = pattern(32 << 10, 1);
     for _ in 0..8 {
         guest.send(OP_RW, 0, &chunk);
@@ -82,8 +82,35 @@ fn a_guest_that_sends_more_than_its_room_is_reset() {
     }
     guest.send(OP_RW, 0, &[1]);
     assert_eq!(guest.one_packet().0.op, OP_RST);
+    assert_eq!(guest.save().channel, None);
+    let (mut guest, mut host) = Guest::connected();
+    guest.send(OP_RW, 0, &vec![1; BUF_ALLOC as usize + 1]);
+    assert_eq!(guest.one_packet().0.op, OP_RST);
     assert!(is_closed(&mut host));
-    assert_eq!(guest.save().connections, []);
+}
+
+#[test]
+fn a_guest_that_took_more_than_it_got_is_reset() {
+    let (mut guest, mut host) = Guest::connected();
+    host.write_all(&[1; 100]).unwrap();
+    guest.settle();
+    guest.packets();
+    let lie = Header {
+        fwd_cnt: 101,
+        ..Guest::header(OP_CREDIT_UPDATE, 0, 0)
+    };
+    guest.send_raw(&lie, &[]);
+    assert_eq!(guest.one_packet().0.op, OP_RST);
+    assert!(is_closed(&mut host));
+    // Nothing at all can have been taken of a connection that is only asked for.
+    let _host = guest.attach();
+    let early = Header {
+        fwd_cnt: 1,
+        ..Guest::header(OP_REQUEST, 0, 0)
+    };
+    guest.send_raw(&early, &[]);
+    assert_eq!(guest.one_packet().0.op, OP_RST);
+    assert!(guest.only().is_none());
 }
 
 #[test]
@@ -129,138 +156,252 @@ fn buffers_outside_memory_need_a_reset() {
 fn answers_are_bounded() {
     let mut guest = Guest::new();
     // No buffers: answers pile up to the bound, then packets wait in their queue.
-    guest
-        .driver
-        .put(BUFFERS, &Guest::header(OP_REQUEST, 0, 0).encode());
     let mut used = 0;
-    for _ in 0..10 {
-        for _ in 0..100 {
-            if guest.driver.rings[TX].avail_idx as usize - used < 128 {
-                guest.driver.offer(TX, &[readable(BUFFERS, 44)]);
-            }
+    for nth in 0..1000_u32 {
+        if u32::from(guest.driver.rings[TX].avail_idx) - used == 128 {
+            break;
         }
+        let header = Header {
+            src_port: nth,
+            ..Guest::header(OP_REQUEST, 0, 0)
+        };
+        let at = BUFFERS + u64::from(nth) * 64;
+        guest.driver.put(at, &header.encode());
+        guest.driver.offer(TX, &[readable(at, 44)]);
         let mut signals = guest.driver.notify(TX);
         while signals.more_work {
             signals = guest.driver.transport.continue_work(&guest.driver.ram);
         }
-        used += guest.driver.take_used(TX).len();
-        assert!(guest.driver.transport.device().outbox.len() <= device::OUTBOX_SIZE);
+        used += guest.driver.take_used(TX).len() as u32;
+        assert!(guest.driver.transport.device().resets.len() <= resets::MAX_WAITING);
     }
-    assert_eq!(used, device::OUTBOX_SIZE);
+    assert_eq!(used as usize, resets::MAX_WAITING);
     assert!(!guest.driver.transport.is_quiet());
     // Buffers let everything go on.
-    let total = guest.driver.rings[TX].avail_idx as usize;
-    let mut refused = 0;
+    let total = u32::from(guest.driver.rings[TX].avail_idx);
+    let mut refused = Vec::new();
     guest.give_buffers(64);
-    while refused < total {
+    while refused.len() < total as usize {
         let packets = guest.packets();
-        assert!(!packets.is_empty(), "stuck at {refused} of {total}");
-        assert!(packets.iter().all(|(header, _)| header.op == OP_RST));
-        refused += packets.len();
+        assert!(!packets.is_empty(), "stuck at {refused:?} of {total}");
+        refused.extend(
+            packets
+                .iter()
+                .map(|(header, _)| (header.op, header.dst_port)),
+        );
     }
+    let expected: Vec<_> = (0..total).map(|port| (OP_RST, port)).collect();
+    assert_eq!(refused, expected);
     assert!(guest.driver.transport.is_quiet());
 }
 
-/// What a hostile guest or a busy host does next.
+#[test]
+fn a_connection_that_nobody_hears_of_is_refused_once() {
+    let mut guest = Guest::new();
+    for _ in 0..300 {
+        guest.send(OP_REQUEST, 0, &[]);
+    }
+    assert_eq!(guest.driver.transport.device().resets.len(), 1);
+    guest.give_buffers(8);
+    assert_eq!(guest.one_packet().0.op, OP_RST);
+}
+
+/// What a hostile guest or a busy host does next. Ports and connections are chosen
+/// from a few, so that they meet.
 #[derive(Debug, Clone)]
 enum Act {
     Packet {
         op: u16,
         flags: u32,
         len: u32,
-        port: u32,
-        credit: (u32, u32),
+        ports: (u32, u32),
+        buf_alloc: u32,
+        fwd_cnt: Option<u32>,
         real: u16,
     },
     Garbage(Vec<u8>),
     Buffer(u32),
-    Host(Vec<u8>),
-    HostReads,
+    Host(usize, Vec<u8>),
+    HostReads(usize),
+    HostEnds(usize, u8),
     Attach,
-    Detach,
+    Hub(u8),
+    LoseHub,
     SaveRestore,
+    DriverReset,
 }
 
 fn act() -> impl Strategy<Value = Act> {
+    let op =
+        prop_oneof![3 => Just(OP_REQUEST), 2 => Just(OP_RESPONSE), 4 => Just(OP_RW), 4 => 0_u16..9];
+    let ports = (0_u32..3, 0_u32..4);
+    let fwd_cnt = proptest::option::weighted(0.1, any::<u32>());
     let packet = (
-        0_u16..9,
+        op,
         0_u32..5,
         0_u32..5000,
-        0_u32..3,
-        any::<(u32, u32)>(),
+        ports,
+        any::<u32>(),
+        fwd_cnt,
         0_u16..5000,
     );
+    let bytes = |most| proptest::collection::vec(any::<u8>(), 0..most);
     prop_oneof![
-        4 => packet.prop_map(|(op, flags, len, port, credit, real)| {
-            Act::Packet { op, flags, len, port, credit, real }
+        8 => packet.prop_map(|(op, flags, len, ports, buf_alloc, fwd_cnt, real)| {
+            // Packets that are what they say are the ones that get far.
+            let len = if flags == 0 { real.into() } else { len };
+            Act::Packet { op, flags, len, ports, buf_alloc, fwd_cnt, real }
         }),
-        1 => proptest::collection::vec(any::<u8>(), 0..100).prop_map(Act::Garbage),
+        1 => bytes(100).prop_map(Act::Garbage),
         4 => (0_u32..5000).prop_map(Act::Buffer),
-        2 => proptest::collection::vec(any::<u8>(), 0..9000).prop_map(Act::Host),
-        2 => Just(Act::HostReads),
+        3 => (0_usize..4, bytes(9000)).prop_map(|(nth, bytes)| Act::Host(nth, bytes)),
+        3 => (0_usize..4).prop_map(Act::HostReads),
+        2 => (0_usize..4, 0_u8..3).prop_map(|(nth, how)| Act::HostEnds(nth, how)),
         1 => Just(Act::Attach),
-        1 => Just(Act::Detach),
+        6 => (0_u8..6).prop_map(Act::Hub),
+        1 => Just(Act::LoseHub),
         1 => Just(Act::SaveRestore),
+        1 => Just(Act::DriverReset),
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+/// A guest, its hosts and an agent, none of whom keeps to anything.
+struct Chaos {
+    guest: Guest,
+    agent: Agent,
+    hosts: Vec<UnixStream>,
+    asked: u64,
+}
 
-    #[test]
-    fn nothing_a_guest_does_panics_or_grows(acts in proptest::collection::vec(act(), 1..80)) {
-        let (mut guest, mut host) = Guest::connected();
-        for act in acts {
-            match act {
-                Act::Packet { op, flags, len, port, credit, real } => {
-                    let header = Header {
-                        src_port: GUEST_PORT + port,
-                        buf_alloc: credit.0,
-                        fwd_cnt: credit.1,
-                        len,
-                        ..Guest::header(op, flags, 0)
-                    };
-                    guest.send_raw(&header, &vec![7; real.into()]);
-                }
-                Act::Garbage(bytes) => {
-                    guest.driver.put(BUFFERS, &bytes);
-                    guest.driver.offer(TX, &[readable(BUFFERS, bytes.len() as u32)]);
-                    let _ = guest.driver.notify(TX);
-                }
-                Act::Buffer(len) => {
-                    guest.driver.offer(RX, &[writable(RX_BUFFERS, len)]);
-                    let _ = guest.driver.notify(RX);
-                }
-                Act::Host(bytes) => {
-                    let _ = host.write(&bytes);
-                }
-                Act::HostReads => {
-                    let _ = host.read(&mut [0; 9000]);
-                }
-                Act::Attach => host = guest.attach(),
-                Act::Detach => guest.driver.transport.device_mut().detach_channel(),
-                Act::SaveRestore => {
-                    if guest.driver.transport.is_quiet() {
-                        let state = guest.driver.transport.save();
-                        let restored = guest.driver.transport.restore(&state, &guest.driver.ram);
-                        prop_assert_eq!(restored, Ok(()));
-                        prop_assert_eq!(guest.driver.transport.save(), state);
-                    }
+impl Chaos {
+    fn new() -> Self {
+        let (mut guest, host) = Guest::connected();
+        Self {
+            agent: guest.attach_hub(),
+            guest,
+            hosts: vec![host],
+            asked: 0,
+        }
+    }
+
+    fn host(&mut self, nth: usize) -> Option<&mut UnixStream> {
+        let index = nth % self.hosts.len().max(1);
+        self.hosts.get_mut(index)
+    }
+
+    fn act(&mut self, act: Act) {
+        let guest = &mut self.guest;
+        match act {
+            Act::Packet {
+                op,
+                flags,
+                len,
+                ports,
+                buf_alloc,
+                fwd_cnt,
+                real,
+            } => {
+                let key = [CHANNEL_PORT, 5, 6, hosts::FIRST_CALL_PORT][ports.1 as usize];
+                let header = Header {
+                    src_port: GUEST_PORT + ports.0,
+                    dst_port: key,
+                    buf_alloc,
+                    fwd_cnt: fwd_cnt.unwrap_or(0),
+                    len,
+                    ..Guest::header(op, flags, 0)
+                };
+                guest.send_raw(&header, &vec![7; real.into()]);
+            }
+            Act::Garbage(bytes) => {
+                guest.driver.put(BUFFERS, &bytes);
+                guest
+                    .driver
+                    .offer(TX, &[readable(BUFFERS, bytes.len() as u32)]);
+                let _ = guest.driver.notify(TX);
+            }
+            Act::Buffer(len) => {
+                guest.driver.offer(RX, &[writable(RX_BUFFERS, len)]);
+                let _ = guest.driver.notify(RX);
+            }
+            Act::Host(nth, bytes) => {
+                let _ = self.host(nth).map(|host| host.write(&bytes));
+            }
+            Act::HostReads(nth) => {
+                let _ = self.host(nth).map(|host| host.read(&mut [0; 9000]));
+            }
+            Act::HostEnds(nth, 2) if !self.hosts.is_empty() => {
+                self.hosts.swap_remove(nth % self.hosts.len());
+            }
+            Act::HostEnds(nth, how) => {
+                let how = [Shutdown::Read, Shutdown::Write][usize::from(how % 2)];
+                let _ = self.host(nth).map(|host| host.shutdown(how));
+            }
+            Act::Attach => {
+                let host = guest.attach();
+                self.hosts.push(host);
+            }
+            Act::Hub(what) => self.hub(what),
+            Act::LoseHub => self.agent = guest.attach_hub(),
+            Act::SaveRestore => {
+                if guest.driver.transport.is_quiet() {
+                    let state = guest.driver.transport.save();
+                    let restored = guest.driver.transport.restore(&state, &guest.driver.ram);
+                    assert_eq!(restored, Ok(()));
+                    assert_eq!(guest.driver.transport.save(), state);
+                    self.agent = guest.attach_hub();
                 }
             }
-            let mut signals = guest.host_ready();
-            let mut rounds = 0;
-            while signals.more_work {
-                signals = guest.driver.transport.continue_work(&guest.driver.ram);
-                rounds += 1;
-                prop_assert!(rounds < 10, "work without end");
+            Act::DriverReset => guest.driver.initialise(COMMON_FEATURES),
+        }
+    }
+
+    fn hub(&mut self, what: u8) {
+        let mut send = |command: HubCommand| {
+            let (ours, host) = stream();
+            let brings = command.brings_stream();
+            if brings {
+                self.hosts.push(host);
             }
-            let device = guest.driver.transport.device();
-            prop_assert!(device.outbox.len() <= device::OUTBOX_SIZE + MAX_CONNECTIONS);
-            prop_assert!(device.connections.len() <= 1);
-            for connection in device.connections.values() {
-                prop_assert!(connection.pending.len() <= BUF_ALLOC as usize);
+            let stream = brings.then_some(ours.as_fd());
+            // The hub may be gone, or full.
+            let _ = send_command(&self.agent.hub, &command, stream);
+        };
+        match what {
+            0 => send(HubCommand::Connect {
+                id: 1,
+                guest_port: GUEST_PORT,
+            }),
+            1 => send(HubCommand::Accept { id: self.asked }),
+            2 => send(HubCommand::Refuse { id: self.asked }),
+            3 => {
+                let _ = rustix::io::write(&self.agent.hub, &[0xff; 9]);
+            }
+            _ => {
+                if let Ok(HubRequest::Connect { id, .. }) = receive_request(&self.agent.hub) {
+                    self.asked = id;
+                    send(HubCommand::Accept { id });
+                }
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn nothing_a_guest_does_panics_or_grows(acts in proptest::collection::vec(act(), 1..120)) {
+        let mut chaos = Chaos::new();
+        for act in acts {
+            chaos.act(act);
+            // Asserts what must hold at any time.
+            chaos.guest.settle();
+            let device = chaos.guest.driver.transport.device();
+            prop_assert!(device.resets.len() <= state::MAX_RESETS);
+        }
+        // And whatever happened, a reset of the driver leaves nothing.
+        chaos.guest.driver.initialise(COMMON_FEATURES);
+        prop_assert_eq!(chaos.guest.driver.transport.device().table.len(), 0);
+        chaos.guest.settle();
     }
 }

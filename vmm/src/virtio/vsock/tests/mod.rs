@@ -7,17 +7,25 @@
     reason = "tests choose their own numbers, and look at effects where they matter"
 )]
 
+mod ends;
 mod hostile;
+mod hub;
+mod many;
+mod orders;
 mod restore;
 mod streams;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
-use snapback_proto::{CHANNEL_PORT, GUEST_CID};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use snapback_proto::hub::{HubCommand, HubRequest, receive_request, send_command};
+use snapback_proto::{CHANNEL_PORT, GUEST_CID, PacketError};
 
+use super::connection::Connection;
 use super::packet::*;
 use super::*;
 use crate::poll::{HostFd, HostPoll, Interest};
@@ -153,17 +161,139 @@ impl Guest {
     /// What is waited for on the only host end.
     fn interest(&self) -> Option<(bool, bool)> {
         let device = self.driver.transport.device();
-        let host = device.connections.values().find_map(|c| c.host.as_ref());
+        let host = device.table.iter().find_map(|(_, c)| c.host.as_ref());
         let interest = host.map(HostFd::interest);
         interest
             .filter(|interest| *interest != Interest::NONE)
             .map(|interest| (interest.readable, interest.writable))
     }
 
+    /// Puts the device's own state back; the queues stay where the guest has them.
+    fn put_back(&mut self, device: &VsockV1) {
+        let state = crate::virtio::transport::VirtioV1 {
+            device: device.clone(),
+            ..self.driver.transport.save()
+        };
+        self.driver
+            .transport
+            .restore(&state, &self.driver.ram)
+            .unwrap();
+        assert_eq!(self.driver.transport.save(), state);
+        assert!(self.driver.transport.is_quiet());
+    }
+
+    /// A restored guest: its channel is open and has no host end.
+    fn restored() -> Self {
+        let (mut guest, _host) = Self::connected();
+        let state = guest.save();
+        guest.put_back(&state);
+        guest
+    }
+
+    /// The only connection, if there is one.
+    fn only(&self) -> Option<&Connection> {
+        let table = &self.driver.transport.device().table;
+        assert!(table.len() <= 1);
+        table.iter().next().map(|(_, connection)| connection)
+    }
+
+    /// Lets the device work until nothing is ready and nothing is left over.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            let mut signals = self.host_ready();
+            while signals.more_work {
+                signals = self.driver.transport.continue_work(&self.driver.ram);
+            }
+            let device = self.driver.transport.device();
+            device.table.assert_sound();
+            let resets = &device.resets;
+            assert!(device.table.iter().all(|(key, _)| !resets.contains(key)));
+            assert!(
+                device
+                    .hub
+                    .as_ref()
+                    .is_none_or(|h| h.waiting() <= 3 * MAX_OPENING)
+            );
+            if self.poll.ready().unwrap().is_empty() {
+                return;
+            }
+        }
+        panic!("something is ready for ever");
+    }
+
+    /// Gives the guest a hub; the agent's end.
+    fn attach_hub(&mut self) -> Agent {
+        let kind = SocketType::SEQPACKET;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, hub) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+        self.driver.transport.device_mut().attach_hub(ours).unwrap();
+        Agent { hub, asked: 0 }
+    }
+
+    /// A packet of the connection between these ports.
+    fn say(&mut self, guest_port: u32, host_port: u32, op: u16, flags: u32, payload: &[u8]) {
+        let header = Header {
+            src_port: guest_port,
+            dst_port: host_port,
+            ..Self::header(op, flags, payload.len())
+        };
+        self.send_raw(&header, payload);
+    }
+
     fn save(&self) -> VsockV1 {
         assert!(self.driver.transport.is_quiet());
         self.driver.transport.device().save()
     }
+}
+
+/// The agent's end of a hub.
+struct Agent {
+    hub: OwnedFd,
+    asked: u64,
+}
+
+impl Agent {
+    /// What the VMM says, if it says anything.
+    fn hears(&self) -> Option<HubRequest> {
+        match receive_request(&self.hub) {
+            Ok(request) => Some(request),
+            Err(PacketError::Io(error)) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn says(&self, command: HubCommand, stream: Option<&OwnedFd>) {
+        send_command(&self.hub, &command, stream.map(AsFd::as_fd)).unwrap();
+    }
+
+    /// Takes what the guest asked for; the host's end of it.
+    fn accepts(&self) -> UnixStream {
+        let Some(HubRequest::Connect { id, .. }) = self.hears() else {
+            panic!("nothing was asked for");
+        };
+        let (ours, host) = stream();
+        self.says(HubCommand::Accept { id }, Some(&ours));
+        host
+    }
+
+    /// Asks for a connection to the guest; its number, and the host's end of it.
+    fn calls(&mut self, guest_port: u32) -> (u64, UnixStream) {
+        self.asked += 1;
+        let (ours, host) = stream();
+        let id = self.asked;
+        self.says(HubCommand::Connect { id, guest_port }, Some(&ours));
+        (id, host)
+    }
+
+    fn is_alone(&self) -> bool {
+        matches!(receive_request(&self.hub), Err(PacketError::Closed))
+    }
+}
+
+fn stream() -> (OwnedFd, UnixStream) {
+    let (ours, host) = UnixStream::pair().unwrap();
+    host.set_nonblocking(true).unwrap();
+    (ours.into(), host)
 }
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {

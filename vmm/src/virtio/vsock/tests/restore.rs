@@ -20,13 +20,15 @@ fn the_channel_survives_a_restore() {
     old.read_exact(&mut [0; 5]).unwrap();
     let state = guest.driver.transport.save();
     // Another process: the same memory, a new device.
-    let mut restored = Driver::cold(Vsock::new(HostPoll::new().unwrap().device(0)));
+    let poll = HostPoll::new().unwrap();
+    let mut restored = Driver::cold(Vsock::new(poll.device(0)));
     restored.ram = guest.driver.ram.clone();
     restored.transport.restore(&state, &restored.ram).unwrap();
     assert_eq!(restored.transport.save(), state);
     std::mem::swap(&mut restored.rings, &mut guest.driver.rings);
     let mut guest = Guest {
         driver: restored,
+        poll,
         ..guest
     };
     assert_eq!(guest.interest(), None, "no host end yet");
@@ -59,77 +61,133 @@ fn a_reset_puts_the_same_device_back() {
             let _ = guest.host_ready();
             guest.packets();
             guest.send(OP_RW, 0, b"response");
-            guest.driver.transport.device_mut().detach_channel();
         },
         |guest, state| guest.driver.transport.restore(state, &ram).unwrap(),
     );
     assert!(is_closed(&mut old), "replaced");
     lost.read_exact(&mut [0; 8]).unwrap();
-    assert!(is_closed(&mut lost), "detached");
+    assert!(is_closed(&mut lost), "dropped");
 }
 
 #[test]
-fn detaching_tells_the_guest_nothing_and_drops_what_waits() {
+fn what_a_lease_brought_is_gone_after_a_reset() {
     let (mut guest, mut host) = Guest::connected();
-    guest.driver.transport.device_mut().detach_channel();
-    assert!(is_closed(&mut host));
+    let state = guest.save();
+    let mut agent = guest.attach_hub();
+    // One connection of each kind, and a host end for a channel to come.
+    guest.say(9, 80, OP_REQUEST, 0, &[]);
+    let mut stream = agent.accepts();
+    guest.settle();
+    guest.say(10, 80, OP_REQUEST, 0, &[]);
+    let (_, mut call) = agent.calls(7);
+    guest.settle();
+    assert!(matches!(agent.hears(), Some(HubRequest::Connect { .. })));
+    // Not heard yet when the lease ends.
+    agent.says(HubCommand::Refuse { id: 77 }, None);
+    assert_eq!(guest.driver.transport.device().table.len(), 4);
+    guest.packets();
+    guest.put_back(&state);
+    for host in [&mut host, &mut stream, &mut call] {
+        assert!(is_closed(host));
+    }
+    assert!(agent.is_alone());
+    assert_eq!(guest.poll.ready().unwrap(), []);
+    // The next lease's hub knows nothing of it, and the ports begin anew.
+    let mut agent = guest.attach_hub();
+    let _host = guest.attach();
+    guest.settle();
+    assert_eq!(agent.hears(), None);
     assert_eq!(guest.packets(), []);
-    guest.send(OP_RW, 0, b"for the old one");
-    assert!(!guest.driver.transport.is_quiet());
-    guest.driver.transport.device_mut().detach_channel();
-    assert!(guest.driver.transport.is_quiet());
-    let mut host = guest.attach();
-    guest.send(OP_RW, 0, b"new");
-    let mut got = [0; 10];
-    assert_eq!(host.read(&mut got).unwrap(), 3);
-    assert_eq!(guest.save().connections[0].rx_cnt, 18);
+    agent.calls(7);
+    guest.settle();
+    assert_eq!(guest.one_packet().0.src_port, hosts::FIRST_CALL_PORT);
 }
 
 #[test]
 fn other_connections_are_reset_one_by_one() {
-    let (guest, _host) = Guest::connected();
-    let mut state = guest.driver.transport.save();
-    let channel = state.device.connections[0];
+    let (mut guest, _host) = Guest::connected();
+    let mut agent = guest.attach_hub();
+    let mut ends = Vec::new();
     for port in 1..=3 {
-        state.device.connections.push(ConnectionV1 {
-            host_port: CHANNEL_PORT + port,
-            ..channel
-        });
+        guest.say(port, 80, OP_REQUEST, 0, &[]);
+        ends.push(agent.accepts());
+        guest.settle();
     }
-    let mut guest = guest;
-    guest
-        .driver
-        .transport
-        .restore(&state, &guest.driver.ram)
-        .unwrap();
-    assert_eq!(
-        guest.driver.transport.save(),
-        state,
-        "a verified reset sees them"
-    );
-    assert!(!guest.driver.transport.is_quiet());
-    let _host = guest.attach();
-    let _ = guest.host_ready();
-    let reset: Vec<(u16, u32)> = guest
-        .packets()
-        .iter()
-        .map(|(header, _)| (header.op, header.src_port))
-        .collect();
-    assert_eq!(reset, [1, 2, 3].map(|port| (OP_RST, CHANNEL_PORT + port)));
-    assert_eq!(guest.save().connections, [channel]);
+    // Asked for, called, and refused without the guest having heard of it.
+    guest.say(4, 80, OP_REQUEST, 0, &[]);
+    ends.push(agent.calls(5).1);
+    guest.settle();
+    guest.packets();
+    let state = guest.save();
+    assert!(state.channel.is_some() && guest.driver.transport.is_quiet());
+    let call = PortsV1 {
+        host_port: hosts::FIRST_CALL_PORT,
+        guest_port: 5,
+    };
+    let others = (1..=4).map(|guest_port| PortsV1 {
+        host_port: 80,
+        guest_port,
+    });
+    let resets: Vec<_> = others.chain([call]).collect();
+    assert_eq!(state.resets, resets);
+    for life in 0..3 {
+        guest.taken = 0;
+        guest.put_back(&state);
+        let mut host = guest.attach();
+        host.write_all(b"request").unwrap();
+        // A guest that speaks to one before it knows gets no second answer.
+        guest.say(1, 80, OP_RW, 0, b"hello?");
+        guest.settle();
+        let (resets, rest): (Vec<_>, Vec<_>) = guest
+            .packets()
+            .into_iter()
+            .partition(|(header, _)| header.op == OP_RST);
+        let resets: Vec<_> = resets
+            .iter()
+            .map(|(header, _)| PortsV1 {
+                host_port: header.src_port,
+                guest_port: header.dst_port,
+            })
+            .collect();
+        assert_eq!(resets, state.resets, "life {life}");
+        assert_eq!(rest.len(), 1);
+        assert_eq!(rest[0].1, b"request");
+        assert_eq!(guest.save().resets, []);
+    }
+}
+
+#[test]
+fn resets_that_a_guest_has_no_buffers_for_stand_in_the_snapshot() {
+    let mut guest = Guest::restored();
+    while guest.driver.rings[RX].avail_idx < 128 {
+        guest.give_buffers(1);
+    }
+    let mut host = guest.attach();
+    host.write_all(&vec![1; GUEST_ROOM as usize]).unwrap();
+    guest.settle();
+    while guest.driver.transport.device().resets.len() == 0 {
+        guest.say(3, 99, OP_REQUEST, 0, &[]);
+    }
+    assert!(guest.driver.transport.is_quiet());
+    let owed = PortsV1 {
+        host_port: 99,
+        guest_port: 3,
+    };
+    assert_eq!(guest.save().resets, [owed]);
 }
 
 #[test]
 fn impossible_tables_are_refused() {
     let (guest, _host) = Guest::connected();
     let good = guest.driver.transport.save();
-    let channel = good.device.connections[0];
-    let refusal = |connections: Vec<ConnectionV1>| {
-        let mut state = good.clone();
-        state.device = VsockV1 { connections };
-        let mut device = crate::virtio::transport::Transport::new(Vsock::new(
-            HostPoll::new().unwrap().device(0),
-        ));
+    let channel = good.device.channel.unwrap();
+    let refusal = |device: VsockV1| {
+        let state = crate::virtio::transport::VirtioV1 {
+            device,
+            ..good.clone()
+        };
+        let vsock = Vsock::new(HostPoll::new().unwrap().device(0));
+        let mut device = crate::virtio::transport::Transport::new(vsock);
         match device.restore(&state, &guest.driver.ram) {
             Err(VirtioRestoreError::Device(error)) => error,
             other => panic!("{other:?}"),
@@ -137,43 +195,63 @@ fn impossible_tables_are_refused() {
     };
     let impossible = DeviceRestoreError::Connection {
         guest_port: channel.guest_port,
-        host_port: channel.host_port,
+        host_port: CHANNEL_PORT,
     };
-    assert_eq!(refusal(vec![channel, channel]), impossible, "twice");
-    assert_eq!(
-        refusal(vec![ConnectionV1 {
+    let bad = [
+        ChannelV1 {
             guest_shutdown: 3,
             ..channel
-        }]),
-        impossible
-    );
-    assert_eq!(
-        refusal(vec![ConnectionV1 {
+        },
+        ChannelV1 {
             guest_shutdown: 4,
             ..channel
-        }]),
-        impossible
-    );
-    let told = channel.rx_cnt.wrapping_sub(BUF_ALLOC + 1);
-    assert_eq!(
-        refusal(vec![ConnectionV1 {
-            told_fwd_cnt: told,
+        },
+        ChannelV1 {
+            host_shutdown: 4,
             ..channel
-        }]),
-        impossible
-    );
-    let second = ConnectionV1 {
-        guest_port: channel.guest_port + 1,
-        ..channel
+        },
+        ChannelV1 {
+            told_fwd_cnt: channel.rx_cnt.wrapping_sub(BUF_ALLOC + 1),
+            ..channel
+        },
+        ChannelV1 {
+            tx_cnt: channel.peer_fwd_cnt.wrapping_add((1 << 30) + 1),
+            ..channel
+        },
+    ];
+    for bad in bad {
+        let state = VsockV1 {
+            channel: Some(bad),
+            resets: vec![],
+        };
+        assert_eq!(refusal(state), impossible, "{bad:?}");
+    }
+    let ports = |host_port, guest_port| PortsV1 {
+        host_port,
+        guest_port,
     };
-    assert!(matches!(
-        refusal(vec![channel, second]),
-        DeviceRestoreError::Connection { .. }
-    ));
-    let many = vec![channel; MAX_CONNECTIONS + 1];
-    let connections = MAX_CONNECTIONS + 1;
-    assert_eq!(
-        refusal(many),
-        DeviceRestoreError::TooManyConnections { connections }
-    );
+    let own = ports(CHANNEL_PORT, channel.guest_port);
+    for resets in [
+        vec![ports(80, 1), ports(80, 1)],
+        vec![ports(80, 2), ports(80, 1)],
+        vec![ports(81, 1), ports(80, 2)],
+        vec![ports(80, 1), own],
+    ] {
+        let state = VsockV1 {
+            channel: Some(channel),
+            resets,
+        };
+        assert!(matches!(
+            refusal(state),
+            DeviceRestoreError::Connection { .. }
+        ));
+    }
+    let connections = state::MAX_RESETS + 1;
+    let resets = (0..connections as u32).map(|port| ports(80, port));
+    let state = VsockV1 {
+        channel: None,
+        resets: resets.collect(),
+    };
+    let many = DeviceRestoreError::TooManyConnections { connections };
+    assert_eq!(refusal(state), many);
 }

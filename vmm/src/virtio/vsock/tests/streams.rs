@@ -1,4 +1,4 @@
-//! Connections between well-behaved ends: bytes, credit, half-close.
+//! Connections between well-behaved ends: bytes and credit.
 
 use super::*;
 
@@ -121,14 +121,7 @@ fn a_full_host_socket_is_buffered_up_to_the_bound() {
     let chunk = pattern(32 << 10, 1);
     let mut sent: Vec<u8> = Vec::new();
     // The guest fills the socket's buffer and then ours.
-    while guest
-        .driver
-        .transport
-        .device()
-        .connections
-        .values()
-        .all(|c| c.pending.is_empty())
-    {
+    while guest.only().unwrap().pending.is_empty() {
         guest.send(OP_RW, 0, &chunk);
         sent.extend(&chunk);
         assert!(sent.len() < 8 << 20);
@@ -136,14 +129,7 @@ fn a_full_host_socket_is_buffered_up_to_the_bound() {
     assert_eq!(guest.interest(), Some((true, true)));
     assert!(!guest.driver.transport.is_quiet());
     loop {
-        let connection = guest
-            .driver
-            .transport
-            .device()
-            .connections
-            .values()
-            .next()
-            .unwrap();
+        let connection = guest.only().unwrap();
         assert!(connection.pending.len() <= BUF_ALLOC as usize);
         if connection.credit.receive_room() < chunk.len() as u32 {
             break;
@@ -174,58 +160,6 @@ fn a_full_host_socket_is_buffered_up_to_the_bound() {
 }
 
 #[test]
-fn closing_in_both_directions_ends_the_connection() {
-    let (mut guest, mut host) = Guest::connected();
-    guest.send(OP_RW, 0, b"last words");
-    guest.send(OP_SHUTDOWN, SHUTDOWN_BOTH, &[]);
-    assert_eq!(guest.one_packet().0.op, OP_RST);
-    let mut got = String::new();
-    host.read_to_string(&mut got).unwrap();
-    assert_eq!(got, "last words");
-    assert_eq!(guest.save().connections, []);
-    // The channel can be opened again, with a new host end.
-    let _host = guest.attach();
-    guest.send(OP_REQUEST, 0, &[]);
-    assert_eq!(guest.one_packet().0.op, OP_RESPONSE);
-}
-
-#[test]
-fn half_closed_by_the_guest() {
-    let (mut guest, mut host) = Guest::connected();
-    guest.send(OP_RW, 0, b"question");
-    guest.send(OP_SHUTDOWN, SHUTDOWN_SEND, &[]);
-    let mut got = String::new();
-    host.read_to_string(&mut got).unwrap();
-    assert_eq!(got, "question");
-    host.write_all(b"answer").unwrap();
-    let _ = guest.host_ready();
-    assert_eq!(guest.one_packet().1, b"answer");
-    // It has said that it sends no more.
-    guest.send(OP_RW, 0, b"!");
-    assert_eq!(guest.one_packet().0.op, OP_RST);
-}
-
-#[test]
-fn half_closed_by_the_host() {
-    let (mut guest, mut host) = Guest::connected();
-    host.write_all(b"all").unwrap();
-    host.shutdown(Shutdown::Write).unwrap();
-    let _ = guest.host_ready();
-    let packets = guest.packets();
-    let ops: Vec<u16> = packets.iter().map(|(header, _)| header.op).collect();
-    assert_eq!(ops, [OP_RW, OP_SHUTDOWN]);
-    assert_eq!(packets[1].0.flags, SHUTDOWN_SEND);
-    assert_eq!(guest.interest(), None);
-    guest.send(OP_RW, 0, b"still here");
-    let mut got = [0; 10];
-    host.read_exact(&mut got).unwrap();
-    assert_eq!(&got, b"still here");
-    drop(host);
-    guest.send(OP_RW, 0, b"?");
-    assert_eq!(guest.one_packet().0.op, OP_RST);
-}
-
-#[test]
 fn credit_is_told_when_asked_for() {
     let (mut guest, _host) = Guest::connected();
     guest.send(OP_RW, 0, &[1; 100]);
@@ -239,14 +173,6 @@ fn credit_is_told_when_asked_for() {
 }
 
 #[test]
-fn a_reset_by_the_guest_gets_no_answer() {
-    let (mut guest, mut host) = Guest::connected();
-    guest.send(OP_RST, 0, &[]);
-    assert_eq!(guest.packets(), []);
-    assert!(is_closed(&mut host));
-}
-
-#[test]
 fn what_arrives_is_dirty() {
     let (mut guest, mut host) = Guest::connected();
     let buffer = |nth: u64| RX_BUFFERS + nth * u64::from(RX_BUFFER);
@@ -255,42 +181,4 @@ fn what_arrives_is_dirty() {
     host.write_all(&[1; 5000]).unwrap();
     let _ = guest.host_ready();
     assert!(guest.driver.is_dirty(buffer(2)) && !guest.driver.is_dirty(buffer(3)));
-}
-
-#[test]
-fn what_the_socket_takes_half_of_arrives_before_the_end() {
-    let (mut guest, mut host) = Guest::connected();
-    let sent = pattern(BUF_ALLOC as usize, 5);
-    guest.send(OP_RW, 0, &sent);
-    let connection = |guest: &Guest| {
-        let connections = &guest.driver.transport.device().connections;
-        connections
-            .values()
-            .next()
-            .map(|connection| connection.pending.len())
-    };
-    // More than the first of the packet's two buffers, and less than both.
-    let pending = connection(&guest).unwrap();
-    assert!(pending > 0 && pending < sent.len() * 2 / 3, "{pending}");
-    guest.send(OP_SHUTDOWN, SHUTDOWN_BOTH, &[]);
-    // Not all has arrived: the guest gets credit, and no end.
-    assert!(
-        guest
-            .packets()
-            .iter()
-            .all(|(header, _)| header.op == OP_CREDIT_UPDATE)
-    );
-    let mut got = Vec::new();
-    let mut bytes = vec![0; 50_000];
-    loop {
-        match host.read(&mut bytes) {
-            Ok(0) => break,
-            Ok(read) => got.extend_from_slice(&bytes[..read]),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
-        }
-        let _ = guest.host_ready();
-    }
-    assert!(got == sent);
-    let last = guest.packets().pop().unwrap();
-    assert_eq!((last.0.op, connection(&guest)), (OP_RST, None));
 }

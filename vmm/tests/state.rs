@@ -1,0 +1,167 @@
+//! Every part of the state that KVM holds: saved, changed, restored and found equal,
+//! part by part, on a virtual machine without a guest. The devices' parts are
+//! tested the same way beside their code.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests count as code outside tests"
+)]
+
+#[path = "../src/bus/testing.rs"]
+mod testing;
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_mp_state};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use snapback_proto::cpu::CpuTemplate;
+use snapback_vmm::arch::x86_64::clock::{self, HostInstant, VcpuTimeV1};
+use snapback_vmm::arch::x86_64::processor::{self, Shape};
+use snapback_vmm::arch::x86_64::{TSS_ADDRESS, interrupts, msrs};
+use snapback_vmm::sys::kvm::{get_xsave, lapic_bytes, lapic_from_bytes, set_xsave};
+use testing::assert_restores;
+
+struct Machine {
+    kvm: Kvm,
+    vm: VmFd,
+    vcpu: VcpuFd,
+}
+
+fn machine() -> Machine {
+    let kvm = Kvm::new().unwrap();
+    let vm = kvm.create_vm().unwrap();
+    vm.set_tss_address(TSS_ADDRESS).unwrap();
+    vm.create_irq_chip().unwrap();
+    let vcpu = vm.create_vcpu(0).unwrap();
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+    vcpu.set_cpuid2(&cpuid).unwrap();
+    Machine { kvm, vm, vcpu }
+}
+
+/// Changes one part of a vCPU.
+type Change = fn(&VcpuFd, &Shape);
+
+/// One change for each field of [`processor::ProcessorV1`] but its time.
+const CHANGES: [(&str, Change); 9] = [
+    ("general registers", |vcpu, _| {
+        let mut regs = vcpu.get_regs().unwrap();
+        (regs.rax, regs.r15, regs.rip) = (0x1234, 0x5678, 0x9abc);
+        vcpu.set_regs(&regs).unwrap();
+    }),
+    ("system registers", |vcpu, _| {
+        let mut sregs = vcpu.get_sregs().unwrap();
+        (sregs.cr2, sregs.gdt.base, sregs.fs.base) = (0x1000, 0x2000, 0x3000);
+        vcpu.set_sregs(&sregs).unwrap();
+    }),
+    ("extended state", |vcpu, shape| {
+        let mut area = get_xsave(vcpu, shape.xsave_len).unwrap();
+        // Register XMM7, and that x87 and SSE state are in use (Intel SDM volume 1,
+        // 13.4).
+        area[160 + 7 * 16] = 0xa5;
+        area[512] |= 0b11;
+        set_xsave(vcpu, shape.xsave_len, &area).unwrap();
+    }),
+    ("extended control registers", |vcpu, _| {
+        let mut xcrs = vcpu.get_xcrs().unwrap();
+        xcrs.xcrs[0].value ^= 0b10;
+        vcpu.set_xcrs(&xcrs).unwrap();
+    }),
+    ("debug registers", |vcpu, _| {
+        let mut debug = vcpu.get_debug_regs().unwrap();
+        debug.db = [1, 2, 3, 4];
+        vcpu.set_debug_regs(&debug).unwrap();
+    }),
+    ("local APIC", |vcpu, _| {
+        let mut bytes = lapic_bytes(&vcpu.get_lapic().unwrap()).to_vec();
+        // Divide configuration and initial count of the timer.
+        (bytes[0x3e0], bytes[0x380]) = (0xb, 0x77);
+        vcpu.set_lapic(&lapic_from_bytes(&bytes).unwrap()).unwrap();
+    }),
+    ("model-specific registers", |vcpu, _| {
+        const KERNEL_GS_BASE: u32 = 0xc000_0102;
+        msrs::write(vcpu, &[(KERNEL_GS_BASE, 0xffff_8000_0000_1000)]).unwrap();
+    }),
+    ("pending events", |vcpu, _| {
+        let mut events = vcpu.get_vcpu_events().unwrap();
+        events.nmi.masked = 1;
+        events.interrupt.shadow = 1;
+        events.flags |= kvm_bindings::KVM_VCPUEVENT_VALID_SHADOW;
+        vcpu.set_vcpu_events(&events).unwrap();
+    }),
+    ("run state", |vcpu, _| {
+        let mp_state = kvm_bindings::KVM_MP_STATE_HALTED;
+        vcpu.set_mp_state(kvm_mp_state { mp_state }).unwrap();
+    }),
+];
+
+#[test]
+fn each_part_of_a_processor_restores() {
+    for (part, change) in CHANGES {
+        println!("{part}");
+        let Machine { kvm, vm, mut vcpu } = machine();
+        let shape = Shape::of(&vm, CpuTemplate::Host, &[]);
+        let indices = msrs::settable(&vcpu, &msrs::listed(&kvm, CpuTemplate::Host).unwrap());
+        let at = HostInstant::now();
+        assert_restores(
+            &mut vcpu,
+            |vcpu| processor::read(vcpu, &shape, &indices, at).unwrap(),
+            |vcpu| change(vcpu, &shape),
+            |vcpu, state| processor::write(vcpu, &shape, state).unwrap(),
+        );
+    }
+}
+
+#[test]
+fn each_interrupt_controller_restores() {
+    let change = |part: usize, vm: &VmFd| {
+        let mut state = interrupts::read(vm).unwrap();
+        match part {
+            // The mask of each; an entry of the redirection table.
+            0 => state.pic_master[2] ^= 0xff,
+            1 => state.pic_slave[2] ^= 0xff,
+            _ => state.ioapic[24 + 5 * 8] = 0x31,
+        }
+        interrupts::write(vm, &state).unwrap();
+    };
+    for part in 0..3 {
+        assert_restores(
+            &mut machine().vm,
+            |vm| interrupts::read(vm).unwrap(),
+            |vm| change(part, vm),
+            |vm, state| interrupts::write(vm, state).unwrap(),
+        );
+    }
+}
+
+#[test]
+fn a_processors_time_restores() {
+    let at = HostInstant::now();
+    assert_restores(
+        &mut machine().vcpu,
+        |vcpu| clock::read_vcpu(vcpu, at).unwrap(),
+        |vcpu| {
+            let other = VcpuTimeV1 {
+                tsc: 1 << 40,
+                deadline: 0,
+            };
+            clock::start_vcpu(vcpu, &other, at).unwrap();
+        },
+        |vcpu, state| clock::start_vcpu(vcpu, state, at).unwrap(),
+    );
+}
+
+#[test]
+fn the_machines_clock_goes_on_from_what_it_is_set_to() {
+    let Machine { vm, .. } = machine();
+    let (then, _) = clock::read(&vm).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let (later, _) = clock::read(&vm).unwrap();
+    assert!(later.kvmclock_ns > then.kvmclock_ns);
+    // An hour away, so that the time this test takes does not matter.
+    let mut state = later.clone();
+    state.kvmclock_ns += 3_600_000_000_000;
+    for state in [state, then] {
+        clock::start(&vm, &state).unwrap();
+        let (now, _) = clock::read(&vm).unwrap();
+        let passed = now.kvmclock_ns.checked_sub(state.kvmclock_ns);
+        assert!(passed.is_some_and(|ns| ns < 60_000_000_000), "{passed:?}");
+    }
+}
