@@ -12,8 +12,9 @@ use super::logs::FunctionLog;
 use super::stream::{Answering, Sink};
 use super::{answer, wall_clock_ns};
 
-/// How long the hooks of a runtime may take after a restore, as on Lambda. The
-/// request's own time begins after them.
+/// How long the hooks of a runtime may take after a restore, as on Lambda; those of a
+/// function with a longer timeout, as long as that. The request's own time begins
+/// after them.
 const HOOKS_LIMIT: Duration = Duration::from_secs(10);
 
 /// How the guest ended a request.
@@ -81,7 +82,7 @@ async fn receive(
                 if of == *request && hooks == Hooks::NotHeard =>
             {
                 hooks = Hooks::Running;
-                deadline.restart(HOOKS_LIMIT);
+                deadline.restart(HOOKS_LIMIT.max(invocation.timeout));
             }
             (GuestMessage::Delivered { request: of }, _)
                 if of == *request && hooks == Hooks::Running =>
