@@ -14,7 +14,7 @@ use snapback_vmm::sys::memfd;
 
 const PAGE: u64 = 4096;
 /// Pages of a snapshot that are not zero: enough to take a while.
-const PAGES: u64 = 3000;
+const PAGES: u64 = 600;
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);

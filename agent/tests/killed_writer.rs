@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use snapback::snapshots::{Catalogue, SnapshotFiles};
 
-const ROUNDS: u32 = 40;
+const ROUNDS: u32 = 16;
 
 fn writer() -> PathBuf {
     // target/PROFILE/deps/killed_writer-HASH → target/PROFILE/examples/write_snapshots

@@ -48,6 +48,10 @@ impl PageSource for Pattern {
         }
         Ok(())
     }
+
+    fn data_after(&self, offset: u64) -> io::Result<u64> {
+        Ok(offset)
+    }
 }
 
 struct Vm {

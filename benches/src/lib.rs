@@ -1,10 +1,11 @@
 //! Measurements of Snapback, and the one format in which all of them are reported.
 //!
 //! ```text
-//!  main (command line) ─► demo ─► node    a real agent on a temporary state directory
-//!                           │  ─► client  HTTP on its Unix socket
-//!                           │  ─► word_report  what the function must answer
-//!                           └──► report ─► JSON, table
+//!  main (command line) ─► demo, restore ─► node    a real agent on a temporary state directory
+//!                           │          ─► client  HTTP on its Unix socket
+//!                           │          ─► word_report  what the demo's function must answer
+//!                           │          ─► floor, peers  what stands beside the figures
+//!                           └──► report ─► JSON, table, plot
 //! ```
 //!
 //! Nothing is simulated here: what is measured is what a caller of the agent gets.
@@ -14,7 +15,12 @@
 
 pub mod client;
 pub mod demo;
+pub mod facts;
 pub mod floor;
+pub mod function;
 pub mod node;
+pub mod peers;
+pub mod progress;
 pub mod report;
+pub mod restore;
 pub mod word_report;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use snapback_bench::demo::{self, EACH};
 use snapback_bench::report::Report;
+use snapback_bench::restore;
 
 /// Measurements of Snapback.
 #[derive(Debug, Parser)]
@@ -22,6 +23,30 @@ struct Cli {
 enum Command {
     /// Show a real function that is snapshotted, restored and reset after each request.
     Demo(DemoArguments),
+    /// Measure how long a request waits for a microVM that does not exist.
+    Restore(RestoreArguments),
+}
+
+#[derive(Debug, Args)]
+struct RestoreArguments {
+    /// Kernel, guest-init and root file systems (`cargo xtask assets` makes them).
+    #[arg(long, value_name = "DIR")]
+    assets: PathBuf,
+    /// Where `snapback` and `snapback-vmm` are.
+    #[arg(long, value_name = "DIR")]
+    bin_dir: PathBuf,
+    /// The initramfs of the guest that other VMMs restore; without it there are none.
+    #[arg(long, value_name = "FILE")]
+    peer_init: Option<PathBuf>,
+    /// Fewer samples, and one request at a time: to see whether it works.
+    #[arg(long)]
+    quick: bool,
+    /// Write the report to this file, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the medians into this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -50,15 +75,32 @@ struct DemoArguments {
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => show(arguments),
+        Command::Restore(arguments) => measure_restore(arguments),
     }
 }
 
-fn show(arguments: DemoArguments) -> Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+fn measure_restore(arguments: RestoreArguments) -> Result<ExitCode> {
+    let report = runtime()?.block_on(restore::run(&restore::Options {
+        assets: arguments.assets,
+        bin_dir: arguments.bin_dir,
+        peer_init: arguments.peer_init,
+        quick: arguments.quick,
+    }));
+    if let Some(path) = arguments.plot {
+        report.plot(&path)?;
+    }
+    finish(&report, arguments.json)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start a runtime")?;
-    let report = runtime.block_on(demo::run(&demo::Options {
+        .context("cannot start a runtime")
+}
+
+fn show(arguments: DemoArguments) -> Result<ExitCode> {
+    let report = runtime()?.block_on(demo::run(&demo::Options {
         assets: arguments.assets,
         bin_dir: arguments.bin_dir,
         function: arguments.function,

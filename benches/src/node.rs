@@ -66,13 +66,43 @@ fn cannot<T>(result: io::Result<T>, doing: impl FnOnce() -> String) -> Result<T,
 }
 
 impl Node {
-    /// Starts the agent in `bin_dir` (with the VMM that lies beside it).
+    /// Starts the agent in `bin_dir` (with the VMM that lies beside it) with a
+    /// configuration (TOML).
     ///
     /// # Errors
     /// When it cannot be started. It may not be [`Self::ready`] yet.
-    pub fn start(bin_dir: &Path, assets: &Path) -> Result<Self, NodeError> {
+    pub fn start(bin_dir: &Path, assets: &Path, configuration: &str) -> Result<Self, NodeError> {
         let folder = cannot(temporary_folder(), || {
             "make a temporary state directory".to_owned()
+        })?;
+        Self::start_in(folder, bin_dir, assets, configuration)
+    }
+
+    /// Stops this agent and starts another one on its state.
+    ///
+    /// # Errors
+    /// When this one does not end, or the other one cannot be started.
+    pub async fn restart(
+        mut self,
+        bin_dir: &Path,
+        assets: &Path,
+        configuration: &str,
+    ) -> Result<Self, NodeError> {
+        self.stop().await?;
+        let mut next = Self::start_in(self.folder, bin_dir, assets, configuration)?;
+        next.ready().await?;
+        Ok(next)
+    }
+
+    fn start_in(
+        folder: TempDir,
+        bin_dir: &Path,
+        assets: &Path,
+        configuration: &str,
+    ) -> Result<Self, NodeError> {
+        let config = folder.path().join("config.toml");
+        cannot(fs::write(&config, configuration), || {
+            format!("write {}", config.display())
         })?;
         let socket = folder.path().join("api.sock");
         let log = folder.path().join("agent.log");
@@ -81,6 +111,8 @@ impl Node {
         let program = bin_dir.join("snapback");
         let agent = Command::new(&program)
             .arg("agent")
+            .arg("--config")
+            .arg(&config)
             .arg("--socket")
             .arg(&socket)
             .arg("--state-dir")
@@ -205,7 +237,7 @@ mod tests {
         let program = folder.path().join("snapback");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let node = Node::start(folder.path(), Path::new("/assets")).unwrap();
+        let node = Node::start(folder.path(), Path::new("/assets"), "").unwrap();
         (folder, node)
     }
 
@@ -216,7 +248,7 @@ mod tests {
         assert!(matches!(error, NodeError::Ended(status) if status.code() == Some(3)));
         let log = node.log_tail(10);
         assert!(log.contains("no KVM"), "{log}");
-        assert!(log.contains("args: agent --socket "), "{log}");
+        assert!(log.contains("args: agent --config "), "{log}");
         assert!(log.contains("--assets /assets"), "{log}");
         assert_eq!(node.log_tail(1), "no KVM\n");
     }
@@ -242,7 +274,7 @@ mod tests {
             .build()
             .unwrap();
         let _entered = runtime.enter();
-        let error = Node::start(Path::new("/nowhere"), Path::new("/")).unwrap_err();
+        let error = Node::start(Path::new("/nowhere"), Path::new("/"), "").unwrap_err();
         assert_eq!(error.to_string(), "cannot start /nowhere/snapback");
     }
 }

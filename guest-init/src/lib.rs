@@ -49,3 +49,6 @@ pub mod sandbox;
 pub mod seccomp;
 pub mod sys;
 pub mod telemetry;
+
+#[cfg(test)]
+mod table;

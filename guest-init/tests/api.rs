@@ -199,9 +199,22 @@ fn a_runtime_with_hooks_is_released_by_the_resume_and_its_request_waits_for_it()
     let answer = client.answer();
     assert_eq!((answer.status, answer.body.len()), (200, 0));
     let request = env.invoke(1, b"event");
+    let of = |request: &RequestId| request.clone();
+    let holding = GuestMessage::Holding {
+        request: of(&request),
+    };
+    assert_eq!(env.message().0, holding);
     env.expect_silence();
     client.get("invocation/next");
-    assert_eq!(client.answer().body, b"event");
+    let answer = client.answer();
+    assert_eq!(answer.body, b"event");
+    // Its time begins after the hooks.
+    let deadline = answer.header("Lambda-Runtime-Deadline-Ms").unwrap();
+    assert!(deadline.parse::<u64>().unwrap() > 1_700_000_000_123 + 100);
+    let delivered = GuestMessage::Delivered {
+        request: of(&request),
+    };
+    assert_eq!(env.message().0, delivered);
     client.respond(&request, b"ok");
     assert_eq!(env.message().1, b"ok");
 }
@@ -224,6 +237,11 @@ fn failed_hooks_fail_the_request_whichever_comes_first() {
         }
         let request = env.invoke(1, b"event");
         if !hooks_fail_first {
+            let message = env.message().0;
+            assert!(
+                matches!(message, GuestMessage::Holding { .. }),
+                "{message:?}"
+            );
             fail(&mut client);
         }
         let error_type = Some("Runtime.AfterRestore".to_owned());

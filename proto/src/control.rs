@@ -74,6 +74,9 @@ pub enum Command {
         /// The same devices as at `Boot`; a scratch disk's base is now what it
         /// held at the snapshot.
         devices: Devices,
+        /// Whether the memory may lack pages of the snapshot, which are faulted in
+        /// through the userfaultfd. Otherwise its holes are zero in the snapshot, too.
+        lazy: bool,
     },
     /// Let a restored or reset guest run. Descriptors: the host end of its
     /// invocation channel (a fresh stream socket), the vsock hub if there is one (a

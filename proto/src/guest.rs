@@ -10,6 +10,7 @@
 //!     │ ◄───────────────────────────────── Resume  │  each request, on a fresh socket
 //!     │ Resumed ─────────────────────────────────► │
 //!     │ ◄───────────────────────────────── Invoke  │  payload: the event
+//!     │ (Holding, Delivered) ────────────────────► │  while hooks run after a restore
 //!     │ Log* ────────────────────────────────────► │
 //!     │ Response ────────────────────────────────► │  payload: the answer,
 //!     │  or StreamStarted StreamChunk* StreamEnded │  or a piece of it each,
@@ -158,6 +159,16 @@ pub enum GuestMessage {
     Resumed {
         /// From the `Resume` that is confirmed.
         generation: u64,
+    },
+    /// The runtime's hooks still run: the request waits for them, at most once.
+    Holding {
+        /// Which request.
+        request: RequestId,
+    },
+    /// The request that waited has begun: its time counts from here.
+    Delivered {
+        /// Which request.
+        request: RequestId,
     },
     /// The function answered; payload: the answer.
     Response {

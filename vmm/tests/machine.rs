@@ -292,6 +292,7 @@ fn the_process_ends_with_its_control_socket_even_while_a_fault_is_unanswered() {
     let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
     let restore = Command::Restore {
         devices: Devices::read_only_disks(2),
+        lazy: true,
     };
     snapback_proto::control::send(&vmm.socket, &restore, &fds).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(500));

@@ -16,7 +16,7 @@ use snapback_proto::cpu::CpuTemplate;
 use snapback_vmm::arch::x86_64::clock::{self, HostInstant, VcpuTimeV1};
 use snapback_vmm::arch::x86_64::processor::{self, Shape};
 use snapback_vmm::arch::x86_64::{TSS_ADDRESS, interrupts, msrs};
-use snapback_vmm::sys::kvm::{lapic_bytes, lapic_from_bytes};
+use snapback_vmm::sys::kvm::{get_xsave, lapic_bytes, lapic_from_bytes, set_xsave};
 use testing::assert_restores;
 
 struct Machine {
@@ -37,53 +37,56 @@ fn machine() -> Machine {
 }
 
 /// Changes one part of a vCPU.
-type Change = fn(&VcpuFd);
+type Change = fn(&VcpuFd, &Shape);
 
 /// One change for each field of [`processor::ProcessorV1`] but its time.
 const CHANGES: [(&str, Change); 9] = [
-    ("general registers", |vcpu| {
+    ("general registers", |vcpu, _| {
         let mut regs = vcpu.get_regs().unwrap();
         (regs.rax, regs.r15, regs.rip) = (0x1234, 0x5678, 0x9abc);
         vcpu.set_regs(&regs).unwrap();
     }),
-    ("system registers", |vcpu| {
+    ("system registers", |vcpu, _| {
         let mut sregs = vcpu.get_sregs().unwrap();
         (sregs.cr2, sregs.gdt.base, sregs.fs.base) = (0x1000, 0x2000, 0x3000);
         vcpu.set_sregs(&sregs).unwrap();
     }),
-    ("extended state", |vcpu| {
-        let mut fpu = vcpu.get_fpu().unwrap();
-        fpu.xmm[7] = [0xa5; 16];
-        vcpu.set_fpu(&fpu).unwrap();
+    ("extended state", |vcpu, shape| {
+        let mut area = get_xsave(vcpu, shape.xsave_len).unwrap();
+        // Register XMM7, and that x87 and SSE state are in use (Intel SDM volume 1,
+        // 13.4).
+        area[160 + 7 * 16] = 0xa5;
+        area[512] |= 0b11;
+        set_xsave(vcpu, shape.xsave_len, &area).unwrap();
     }),
-    ("extended control registers", |vcpu| {
+    ("extended control registers", |vcpu, _| {
         let mut xcrs = vcpu.get_xcrs().unwrap();
         xcrs.xcrs[0].value ^= 0b10;
         vcpu.set_xcrs(&xcrs).unwrap();
     }),
-    ("debug registers", |vcpu| {
+    ("debug registers", |vcpu, _| {
         let mut debug = vcpu.get_debug_regs().unwrap();
         debug.db = [1, 2, 3, 4];
         vcpu.set_debug_regs(&debug).unwrap();
     }),
-    ("local APIC", |vcpu| {
+    ("local APIC", |vcpu, _| {
         let mut bytes = lapic_bytes(&vcpu.get_lapic().unwrap()).to_vec();
         // Divide configuration and initial count of the timer.
         (bytes[0x3e0], bytes[0x380]) = (0xb, 0x77);
         vcpu.set_lapic(&lapic_from_bytes(&bytes).unwrap()).unwrap();
     }),
-    ("model-specific registers", |vcpu| {
+    ("model-specific registers", |vcpu, _| {
         const KERNEL_GS_BASE: u32 = 0xc000_0102;
         msrs::write(vcpu, &[(KERNEL_GS_BASE, 0xffff_8000_0000_1000)]).unwrap();
     }),
-    ("pending events", |vcpu| {
+    ("pending events", |vcpu, _| {
         let mut events = vcpu.get_vcpu_events().unwrap();
         events.nmi.masked = 1;
         events.interrupt.shadow = 1;
         events.flags |= kvm_bindings::KVM_VCPUEVENT_VALID_SHADOW;
         vcpu.set_vcpu_events(&events).unwrap();
     }),
-    ("run state", |vcpu| {
+    ("run state", |vcpu, _| {
         let mp_state = kvm_bindings::KVM_MP_STATE_HALTED;
         vcpu.set_mp_state(kvm_mp_state { mp_state }).unwrap();
     }),
@@ -100,7 +103,7 @@ fn each_part_of_a_processor_restores() {
         assert_restores(
             &mut vcpu,
             |vcpu| processor::read(vcpu, &shape, &indices, at).unwrap(),
-            |vcpu| change(vcpu),
+            |vcpu| change(vcpu, &shape),
             |vcpu, state| processor::write(vcpu, &shape, state).unwrap(),
         );
     }

@@ -357,7 +357,12 @@ fn thousands_of_connections_come_and_go() {
     let before = descriptors(&machine);
     let program = format!(
         r"
+def alive(nth):
+    # Each line is a sign of life, of which the test wants one now and then.
+    if nth % 50 == 0:
+        print(nth, flush=True)
 def cycle(nth):
+    alive(nth)
     s = connect({ECHO})
     s.sendall(nth.to_bytes(4, 'little'))
     ok = s.recv(4) == nth.to_bytes(4, 'little')
@@ -380,7 +385,8 @@ l.settimeout(50)
 control = connect({CALL_ME})
 control.sendall(({CYCLES}).to_bytes(4, 'little'))
 peers = set()
-for _ in range({CYCLES}):
+for nth in range({CYCLES}):
+    alive(nth)
     s, peer = l.accept()
     peers.add(peer)
     s.sendall(s.recv(8))
@@ -411,7 +417,7 @@ result += [done, len(peers), settled()]
 /// something unread, one that the host opened, one whose host has not read yet, one
 /// that nobody answered.
 const AT_INIT: &str = r"
-import socket
+import ctypes, socket
 def connect(port):
     s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     s.settimeout(50)
@@ -435,6 +441,9 @@ assert control.recv(4) == b'done'
 late = connect(15)
 late.sendall(bytes((at * 7 + at // 253) % 256 for at in range(320 << 10)))
 asked = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+# SO_VM_SOCKETS_CONNECT_TIMEOUT: not while the snapshot is being taken.
+timeout = (60).to_bytes(16, 'little')
+assert ctypes.CDLL(None).setsockopt(asked.fileno(), socket.AF_VSOCK, 6, timeout, 16) == 0
 asked.setblocking(False)
 asked.connect_ex((2, 14))
 ";

@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::cache::Cache;
-use crate::guest_init;
+use crate::initramfs;
 use crate::kernel;
 use crate::progress::Step;
 use crate::rootfs;
 use crate::workspace;
+
+/// The package of the guests' PID 1.
+const GUEST_INIT: &str = "snapback-guest-init";
 
 /// The root file systems that are made.
 const ROOT_FILE_SYSTEMS: [&str; 3] = ["provided", "python", "nodejs"];
@@ -27,7 +30,7 @@ pub fn make(cache: &Cache) -> Result<PathBuf> {
         place(&image, &images.join(format!("{name}.erofs")))?;
     }
     let step = Step::start("guest-init: build");
-    guest_init::make(&directory.join("guest-init.cpio"))?;
+    initramfs::make(GUEST_INIT, &directory.join("guest-init.cpio"))?;
     step.done();
     Ok(directory)
 }

@@ -8,12 +8,12 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::assets;
 use crate::cache::Cache;
-use crate::demo;
 use crate::examples;
 use crate::execution;
 use crate::host_box::{Clock, Settings};
 use crate::job::Job;
 use crate::kernel;
+use crate::measure::{self, Benchmark, Files};
 use crate::packages;
 use crate::place::Place;
 use crate::rootfs;
@@ -63,6 +63,24 @@ enum Command {
         #[arg(long)]
         counted: bool,
     },
+    /// Measure something, beside the floor and other programs that do the same.
+    Bench {
+        /// What.
+        name: Benchmark,
+        /// Write the results to this file too.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Draw the medians into this file, as SVG.
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
+        /// Only see whether everything works: few samples, one request at a time.
+        #[arg(long)]
+        quick: bool,
+        /// If it runs in the box: without the instruction-counting clock. Times mean
+        /// nothing then.
+        #[arg(long)]
+        fast: bool,
+    },
 }
 
 #[derive(Args)]
@@ -102,7 +120,14 @@ pub fn run() -> Result<u8> {
             filter,
             limit: Duration::from_secs(timeout),
         })),
-        Command::Demo { json, counted } => demo::run(json.as_deref(), clock(counted)),
+        Command::Demo { json, counted } => measure::demo(json, clock(counted)),
+        Command::Bench {
+            name,
+            json,
+            plot,
+            quick,
+            fast,
+        } => measure::bench(name, quick, &Files { json, plot }, clock(!fast)),
     }
 }
 

@@ -74,12 +74,20 @@ pub async fn invoke(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    named(|request| answer(&node, &name, &query, &headers, body, request)).await
+}
+
+/// Gives a request its id, and names it in the answer, whatever that is.
+pub(super) async fn named<F>(answer: impl FnOnce(RequestId) -> F) -> Response
+where
+    F: Future<Output = Result<Response, ApiError>>,
+{
     let request = match new_request_id() {
         Ok(request) => request,
         Err(error) => return ApiError::new(Kind::Service, error.to_string()).into_response(),
     };
     let id = HeaderValue::try_from(request.as_str());
-    let mut response = answer(&node, &name, &query, &headers, body, request)
+    let mut response = answer(request)
         .await
         .unwrap_or_else(ApiError::into_response);
     if let Ok(id) = id {

@@ -19,14 +19,11 @@ use snapback_proto::ids::RequestId;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::errors::{ApiError, Kind};
+use super::errors::ApiError;
 use super::event_stream::{InvokeComplete, MEDIA_TYPE, invoke_complete, payload_chunk};
-use super::invoke::{
-    Asked, EXECUTED_VERSION, InvocationType, InvokeQuery, REQUEST_ID, asked, invalid,
-};
+use super::invoke::{Asked, EXECUTED_VERSION, InvocationType, InvokeQuery, asked, invalid, named};
 use crate::exec::{Outcome, Piece, Sink, parts};
 use crate::function::VERSION;
-use crate::ids::new_request_id;
 use crate::node::{Answer, InvokeFailure, Node};
 
 /// The media type of the answer within the events.
@@ -50,18 +47,7 @@ pub async fn invoke(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let request = match new_request_id() {
-        Ok(request) => request,
-        Err(error) => return ApiError::new(Kind::Service, error.to_string()).into_response(),
-    };
-    let id = HeaderValue::try_from(request.as_str());
-    let mut response = answer(&node, &name, &query, &headers, body, request)
-        .await
-        .unwrap_or_else(ApiError::into_response);
-    if let Ok(id) = id {
-        response.headers_mut().insert(REQUEST_ID, id);
-    }
-    response
+    named(|request| answer(&node, &name, &query, &headers, body, request)).await
 }
 
 async fn answer(

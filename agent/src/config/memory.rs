@@ -13,9 +13,26 @@ pub struct Pager {
     /// How much is filled in around a missing page, in KiB: a power of two from
     /// 4 to 2048.
     pub fill_kib: u32,
+    /// When the rest of a snapshot's memory is brought.
+    pub fill: Fill,
     /// Whether the pages of a snapshot's first run are recorded, and brought at once
     /// when the snapshot is loaded again.
     pub working_sets: bool,
+}
+
+/// When the pages of a snapshot are brought into the host's memory that nobody has
+/// needed yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fill {
+    /// Never: only what a microVM touches. The least memory.
+    Lazy,
+    /// After the snapshot's first restore, when nothing else is to be brought. Later
+    /// restores need no pager.
+    #[default]
+    Background,
+    /// Before the snapshot's first restore, which waits for it.
+    Eager,
 }
 
 /// Snapshots on disk.
@@ -32,6 +49,7 @@ impl Default for Pager {
         Self {
             threads: 2,
             fill_kib: 64,
+            fill: Fill::default(),
             working_sets: true,
         }
     }

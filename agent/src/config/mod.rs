@@ -16,14 +16,16 @@ mod machines;
 mod memory;
 mod paths;
 mod range;
+mod reset;
 mod timeouts;
 
 pub use api::Api;
 pub use limits::Limits;
 pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
-pub use memory::{Pager, Snapshots};
+pub use memory::{Fill, Pager, Snapshots};
 pub use paths::Paths;
 use range::Range;
+pub use reset::Reset;
 pub use timeouts::Timeouts;
 
 /// Where the configuration is looked for.
@@ -47,6 +49,8 @@ pub struct Config {
     pub pools: Pools,
     /// The threads that fill in guest memory.
     pub pager: Pager,
+    /// What happens to a microVM after its request.
+    pub reset: Reset,
     /// Snapshots on disk.
     pub snapshots: Snapshots,
     /// The guest's kernel.

@@ -36,6 +36,19 @@ pub fn timed_out(request: &RequestId, timeout: Duration) -> Vec<u8> {
     body("Sandbox.Timedout", request, &what)
 }
 
+/// Longest error type that is kept as it was given, in bytes.
+const MAX_ERROR_TYPE: usize = 128;
+
+/// The error type that a runtime gave. Lambda takes any text; here it goes into logs
+/// and records, so it has to be short and printable.
+pub fn error_type(given: String) -> String {
+    let printable = given.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    if given.is_empty() || given.len() > MAX_ERROR_TYPE || !printable {
+        return "Function.Unknown".to_owned();
+    }
+    given
+}
+
 /// The initialisation took longer than it may: its error type, and the JSON.
 pub fn init_timed_out(limit: Duration) -> (String, Vec<u8>) {
     let error_type = "Sandbox.Timedout";
@@ -135,6 +148,18 @@ const fn signal_name(signal: i32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_type_that_is_no_word_becomes_one() {
+        let kept = |given: &str| error_type(given.to_owned());
+        assert_eq!(
+            kept("Runtime.ImportModuleError"),
+            "Runtime.ImportModuleError"
+        );
+        for bad in ["", "a\nb", "ü", &"x".repeat(MAX_ERROR_TYPE + 1)] {
+            assert_eq!(kept(bad), "Function.Unknown");
+        }
+    }
 
     #[test]
     fn the_words_are_lambdas() {

@@ -312,6 +312,7 @@ async fn ready(
         match reader.receive().await? {
             (GuestMessage::Ready { at }, _) => return Ok(Ok(at)),
             (GuestMessage::InitFailed { error_type }, body) => {
+                let error_type = answer::error_type(error_type);
                 return Ok(Err(InitFailed { error_type, body }));
             }
             (GuestMessage::Log { stream }, bytes) => log.push(stream, &bytes),

@@ -113,6 +113,8 @@ pub const fn out_of_turn(message: &GuestMessage, expected: &'static str) -> Chan
         GuestMessage::Resumed { .. } => "Resumed",
         GuestMessage::Response { .. } => "Response",
         GuestMessage::Failed { .. } => "Failed",
+        GuestMessage::Holding { .. } => "Holding",
+        GuestMessage::Delivered { .. } => "Delivered",
         GuestMessage::StreamStarted { .. } => "StreamStarted",
         GuestMessage::StreamChunk => "StreamChunk",
         GuestMessage::StreamEnded { .. } => "StreamEnded",

@@ -6,10 +6,15 @@ use snapback_proto::guest::{GuestMessage, HostMessage, Invoke};
 use snapback_proto::ids::RequestId;
 
 use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};
+use super::deadline::Deadline;
 use super::invoke::{Invocation, Outcome};
 use super::logs::FunctionLog;
 use super::stream::{Answering, Sink};
 use super::{answer, wall_clock_ns};
+
+/// How long the hooks of a runtime may take after a restore, as on Lambda. The
+/// request's own time begins after them.
+const HOOKS_LIMIT: Duration = Duration::from_secs(10);
 
 /// How the guest ended a request.
 #[derive(Debug)]
@@ -43,6 +48,7 @@ pub async fn exchange(
     invocation: &Invocation,
     log: &mut FunctionLog,
     sink: Option<Sink>,
+    deadline: &Deadline,
 ) -> Result<Answered, ChannelError> {
     let timeout_ms = u64::try_from(invocation.timeout.as_millis()).unwrap_or(u64::MAX);
     let message = HostMessage::Invoke(Invoke {
@@ -54,20 +60,35 @@ pub async fn exchange(
         tenant_id: invocation.tenant_id.clone(),
     });
     let send = writer.send(&message, &invocation.payload);
-    let receive = receive(reader, &invocation.request, log, sink);
+    let receive = receive(reader, invocation, log, sink, deadline);
     tokio::try_join!(send, receive).map(|((), answered)| answered)
 }
 
 async fn receive(
     reader: &mut Reader<'_>,
-    request: &RequestId,
+    invocation: &Invocation,
     log: &mut FunctionLog,
     sink: Option<Sink>,
+    deadline: &Deadline,
 ) -> Result<Answered, ChannelError> {
+    let request = &invocation.request;
     let mut answering = Answering::new(sink);
+    let mut hooks = Hooks::NotHeard;
     loop {
         match reader.receive().await? {
             (GuestMessage::Log { stream }, bytes) => log.push(stream, &bytes),
+            (GuestMessage::Holding { request: of }, _)
+                if of == *request && hooks == Hooks::NotHeard =>
+            {
+                hooks = Hooks::Running;
+                deadline.restart(HOOKS_LIMIT);
+            }
+            (GuestMessage::Delivered { request: of }, _)
+                if of == *request && hooks == Hooks::Running =>
+            {
+                hooks = Hooks::Done;
+                deadline.restart(invocation.timeout);
+            }
             (
                 GuestMessage::StreamStarted {
                     request: of,
@@ -102,6 +123,14 @@ async fn receive(
     }
 }
 
+/// What is known of the hooks that a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hooks {
+    NotHeard,
+    Running,
+    Done,
+}
+
 /// The answers that come whole.
 fn answered(
     message: GuestMessage,
@@ -124,14 +153,14 @@ fn answered(
             more,
         } if request == *expected => Ok(Answered {
             more,
-            ..Answered::last(Outcome::FunctionError { error_type, body })
+            ..Answered::last(failed(error_type, body))
         }),
         GuestMessage::RestoreFailed {
             request,
             error_type,
         } if request == *expected => Ok(Answered {
             spoilt: true,
-            ..Answered::last(Outcome::FunctionError { error_type, body })
+            ..Answered::last(failed(error_type, body))
         }),
         GuestMessage::RuntimeExited {
             request,
@@ -147,6 +176,13 @@ fn answered(
             })
         }
         message => Err(out_of_turn(&message, "this request's answer or Log")),
+    }
+}
+
+fn failed(error_type: Option<String>, body: Vec<u8>) -> Outcome {
+    Outcome::FunctionError {
+        error_type: error_type.map(answer::error_type),
+        body,
     }
 }
 

@@ -15,6 +15,7 @@ use snapback_proto::guest::{ENTROPY_LEN, GuestMessage, HostMessage, Identity, Lo
 use snapback_proto::ids::RequestId;
 
 use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};
+use super::deadline::Deadline;
 use super::exchange::{Answered, Rest, exchange};
 use super::logs::FunctionLog;
 use super::stream::Sink;
@@ -144,7 +145,8 @@ pub enum InvokeError {
 enum End {
     Answered(Answered),
     Broken(ChannelError),
-    TimedOut,
+    /// After this limit.
+    TimedOut(Duration),
     Vmm(Cause),
 }
 
@@ -182,13 +184,14 @@ impl Executor {
         let resume_ns = elapsed_ns(start);
 
         let start = Instant::now();
+        let deadline = Deadline::new(invocation.timeout);
         let end = tokio::select! {
             biased;
-            end = exchange(&mut reader, &mut writer, invocation, &mut log, sink) => match end {
+            end = exchange(&mut reader, &mut writer, invocation, &mut log, sink, &deadline) => match end {
                 Ok(answered) => End::Answered(answered),
                 Err(error) => End::Broken(error),
             },
-            () = tokio::time::sleep(invocation.timeout) => End::TimedOut,
+            () = deadline.passed() => End::TimedOut(deadline.limit()),
             cause = fate.sealed() => End::Vmm(cause),
         };
         let facts = InvokeFacts {
@@ -327,9 +330,9 @@ fn conclude(end: End, invocation: &Invocation) -> Outcome {
     let request = &invocation.request;
     match end {
         End::Answered(answered) => answered.outcome,
-        End::TimedOut => Outcome::FunctionError {
+        End::TimedOut(limit) => Outcome::FunctionError {
             error_type: Some("Sandbox.Timedout".to_owned()),
-            body: answer::timed_out(request, invocation.timeout),
+            body: answer::timed_out(request, limit),
         },
         End::Broken(error) => {
             let what = format!("the invocation channel broke: {error}");

@@ -13,6 +13,7 @@
 mod answer;
 mod build;
 mod channel;
+mod deadline;
 mod exchange;
 mod invoke;
 mod logs;
@@ -34,7 +35,7 @@ pub use reset::ResetError;
 pub use restore::{Blank, Environment, RestoreError};
 pub use stream::{Piece, Sink, parts};
 
-use crate::config::Timeouts;
+use crate::config::{self, Timeouts};
 use crate::pager::Pager;
 use crate::process::Launcher;
 
@@ -45,21 +46,21 @@ pub struct Executor {
     pager: Pager,
     timeouts: Timeouts,
     command_line: String,
-    working_sets: bool,
+    paging: config::Pager,
     generation: AtomicU64,
 }
 
 impl Executor {
     /// `first_generation` is above every generation that an earlier life of the
-    /// agent gave to a restored guest. With `working_sets`, what a snapshot's first
-    /// run touches is recorded, and brought at once where it is missing.
+    /// agent gave to a restored guest. `paging` says what is brought to a snapshot's
+    /// memory ahead.
     #[must_use]
     pub fn new(
         launcher: Launcher,
         pager: Pager,
         timeouts: Timeouts,
         command_line: String,
-        working_sets: bool,
+        paging: config::Pager,
         first_generation: u64,
     ) -> Arc<Self> {
         let generation = AtomicU64::new(first_generation);
@@ -68,7 +69,7 @@ impl Executor {
             pager,
             timeouts,
             command_line,
-            working_sets,
+            paging,
             generation,
         })
     }

@@ -13,6 +13,7 @@ use snapback_proto::control::{self, Command, Devices, FaultRange, Reply};
 use snapback_vmm::snapshot::manifest::Machine;
 
 use super::{Executor, elapsed_ns};
+use crate::config::Fill;
 use crate::ids::EnvironmentId;
 use crate::pager::{MemoryCache, RegisterError, Registration};
 use crate::process::{Cause, CommandError, Fate, SpawnError, VmmProcess};
@@ -82,8 +83,9 @@ pub struct Blank {
 #[derive(Debug)]
 pub struct Environment {
     pub(super) process: VmmProcess,
-    /// Ends after the process was told to end.
-    _memory: Registration,
+    /// `None` when the snapshot's memory was complete. Ends after the process was told
+    /// to end.
+    memory: Option<Registration>,
     snapshot: Arc<Snapshot>,
     /// When its first request is recorded.
     pub(super) first_run: Option<FirstRun>,
@@ -127,6 +129,12 @@ impl Environment {
     #[must_use]
     pub const fn restore_ns(&self) -> u64 {
         self.restore_ns
+    }
+
+    /// Page faults that the pager answered since the restore.
+    #[must_use]
+    pub fn userfaults(&self) -> u64 {
+        self.memory.as_ref().map_or(0, Registration::faults)
     }
 
     /// Kills the process and waits until it is gone.
@@ -197,13 +205,16 @@ impl Executor {
         let fate = process.fate().clone();
         let failed = move |error: io::Error| fate.seal(Cause::Page(Arc::new(error)));
         let (cache, first_run) = self.memory_for(&snapshot);
-        let memory = self
-            .pager
-            .register(uffd, ranges, Arc::clone(&cache), failed)
-            .map_err(|source| RestoreError::Pager {
-                environment,
-                source,
-            })?;
+        let lazy = !cache.is_complete();
+        let register = || {
+            self.pager
+                .register(uffd, ranges, Arc::clone(&cache), failed)
+        };
+        let memory = lazy.then(register).transpose();
+        let memory = memory.map_err(|source| RestoreError::Pager {
+            environment,
+            source,
+        })?;
         let console =
             console(environment, process.fate()).map_err(|source| RestoreError::Console {
                 environment,
@@ -215,6 +226,7 @@ impl Executor {
         fds.extend(disks.iter().map(File::as_fd));
         let command = Command::Restore {
             devices: Devices::read_only_disks(disks.len()),
+            lazy,
         };
         let answer = process
             .control
@@ -233,7 +245,7 @@ impl Executor {
         );
         Ok(Environment {
             process,
-            _memory: memory,
+            memory,
             snapshot,
             first_run,
             restore_ns,
@@ -245,13 +257,16 @@ impl Executor {
     /// The memory that a new microVM maps. When the snapshot's is cold and its
     /// working set known, that is on its way.
     fn memory_for(&self, snapshot: &Arc<Snapshot>) -> (Arc<MemoryCache>, Option<FirstRun>) {
-        if self.working_sets {
+        if self.paging.working_sets {
             if let Some((memory, first_run)) = snapshot.record() {
                 return (memory, Some(first_run));
             }
             if let Some(set) = snapshot.to_prefetch() {
                 self.pager.prefetch(snapshot.memory(), set);
             }
+        }
+        if self.paging.fill == Fill::Background && snapshot.to_complete() {
+            self.pager.complete(snapshot.memory());
         }
         (Arc::clone(snapshot.memory()), None)
     }

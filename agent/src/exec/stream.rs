@@ -137,6 +137,7 @@ impl Answering {
                 content_type: begun.content_type,
             },
             Some(error_type) => {
+                let error_type = answer::error_type(error_type);
                 let body = STANDARD
                     .decode(error_body)
                     .ok()

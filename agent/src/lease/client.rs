@@ -20,6 +20,8 @@ pub struct PoolLimits {
     pub max_environments: usize,
     /// How long one may be idle.
     pub idle: Duration,
+    /// Whether one serves on after its request, put back to its snapshot.
+    pub reset_in_place: bool,
     /// Of those that wait without a snapshot.
     pub blanks: BlankLimits,
 }
@@ -39,8 +41,10 @@ pub struct BlankLimits {
 /// How many environments there are, by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PoolSummary {
-    /// Without a snapshot: they wait for one, or are being started for that.
+    /// Without a snapshot: they wait for one.
     pub blank: usize,
+    /// On the way to wait for a snapshot.
+    pub blank_starting: usize,
     /// On the way to be restored.
     pub starting: usize,
     /// Idle.

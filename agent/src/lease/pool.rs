@@ -296,6 +296,12 @@ impl<V: Machines> Pool<V> {
             self.step(id, Step::Fail);
             return;
         }
+        if !self.limits.reset_in_place {
+            let _ = report.send(ResetOutcome::Destroyed("reset.in_place is off".to_owned()));
+            self.keep(id, machine);
+            self.step(id, Step::Retire);
+            return;
+        }
         self.step(id, Step::Finish);
         let verbs = Arc::clone(&self.verbs);
         self.spawn(id, async move {
@@ -378,7 +384,8 @@ impl<V: Machines> Pool<V> {
         let mut summary = PoolSummary::default();
         for entry in self.entries.values() {
             match entry.state {
-                State::Blank if entry.image.is_none() => summary.blank += 1,
+                State::Blank if entry.blank.is_some() => summary.blank += 1,
+                State::Blank if entry.image.is_none() => summary.blank_starting += 1,
                 State::Blank => summary.starting += 1,
                 State::Restored => summary.idle += 1,
                 State::Leased | State::Running => summary.busy += 1,

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!           Loaded           Grant          Start
-//!   Blank ─────────► Restored ─────► Leased ─────► Running
-//!     │               ▲  ▲  │ ▲         │             │ Finish
-//!     │ Retire        │  │  │ └─────────┘             ▼
-//!     │               │  │  │   Return            Resetting
-//!     ▼               │  │  │ Retire                │
-//!   Retired ◄─────────┼──┼──┘                       │
+//!   Blank ─────────► Restored ─────► Leased ─────► Running ──────┐
+//!     │               ▲  ▲  │ ▲         │             │ Finish   │
+//!     │ Retire        │  │  │ └─────────┘             ▼          │
+//!     │               │  │  │   Return            Resetting      │
+//!     ▼               │  │  │ Retire                │            │
+//!   Retired ◄─────────┼──┼──┴───────────────────────┼────────────┘ Retire
 //!                     │  └──────────────────────────┘ Matched
 //!                     │
 //!   Poisoned ◄── Fail from every state that is not an end
@@ -94,7 +94,7 @@ impl State {
             (Self::Restored, Step::Grant) => Self::Leased,
             (Self::Leased, Step::Start) => Self::Running,
             (Self::Running, Step::Finish) => Self::Resetting,
-            (Self::Blank | Self::Restored, Step::Retire) => Self::Retired,
+            (Self::Blank | Self::Restored | Self::Running, Step::Retire) => Self::Retired,
             (
                 Self::Blank | Self::Restored | Self::Leased | Self::Running | Self::Resetting,
                 Step::Fail,
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     /// The drawing above, as data.
-    const EDGES: [(State, Step, State); 13] = [
+    const EDGES: [(State, Step, State); 14] = [
         (State::Blank, Step::Loaded, State::Restored),
         (State::Blank, Step::Retire, State::Retired),
         (State::Blank, Step::Fail, State::Poisoned),
@@ -140,6 +140,7 @@ mod tests {
         (State::Leased, Step::Start, State::Running),
         (State::Leased, Step::Fail, State::Poisoned),
         (State::Running, Step::Finish, State::Resetting),
+        (State::Running, Step::Retire, State::Retired),
         (State::Running, Step::Fail, State::Poisoned),
         (State::Resetting, Step::Matched, State::Restored),
         (State::Resetting, Step::Fail, State::Poisoned),

@@ -146,6 +146,7 @@ fn pool_with(
     let limits = PoolLimits {
         max_environments,
         idle: Duration::from_secs(60),
+        reset_in_place: true,
         blanks,
     };
     let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
@@ -337,6 +338,7 @@ async fn idle_environments_are_retired() {
     let limits = PoolLimits {
         max_environments: 1,
         idle: Duration::from_millis(20),
+        reset_in_place: true,
         blanks: NO_BLANKS,
     };
     let (pool, client) = Pool::new(Arc::clone(&pretend), limits);

@@ -15,6 +15,7 @@ use super::Node;
 use super::error::InvokeFailure;
 use super::records::{RecordStatus, RequestRecord};
 use crate::admission::Ticket;
+use crate::config::Fill;
 use crate::exec::{Completed, Environment, Invocation, InvokeFacts, Outcome, Sink, elapsed_ns};
 use crate::lease::{Lease, ResetOutcome};
 use crate::snapshots::{Disks, Snapshot, SnapshotError};
@@ -207,7 +208,11 @@ impl Node {
         let function = function.clone();
         let loading = tokio::task::spawn_blocking(move || {
             let disks = node.disks(&function)?;
-            node.catalogue.load(&function.snapshot, &disks)
+            let snapshot = node.catalogue.load(&function.snapshot, &disks)?;
+            if node.config.pager.fill == Fill::Eager {
+                snapshot.complete()?;
+            }
+            Ok(snapshot)
         });
         let limit = Duration::from_millis(self.config.timeouts.init_ms);
         match tokio::time::timeout(limit, loading).await {
@@ -262,6 +267,7 @@ impl Node {
             queue_ns: course.queue_ns,
             lease_ns: course.lease_ns,
             restore_ns: lease.start().restore_ns(),
+            userfaults: lease.start().userfaults(),
             resume_ns: facts.resume_ns,
             function_ns: facts.function_ns,
             total_ns: elapsed_ns(course.start),

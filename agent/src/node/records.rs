@@ -51,6 +51,8 @@ pub struct RequestRecord {
     pub lease_ns: u64,
     /// The restore of the environment: `Restore` command to reply.
     pub restore_ns: u64,
+    /// Page faults of the environment that the pager answered since its restore.
+    pub userfaults: u64,
     /// From `Run` to the guest's confirmation of entropy and clock.
     pub resume_ns: u64,
     /// From the event's departure to the answer's arrival.
@@ -162,6 +164,7 @@ mod tests {
             queue_ns: 0,
             lease_ns: 0,
             restore_ns: 0,
+            userfaults: 0,
             resume_ns: 0,
             function_ns: 0,
             total_ns: 0,

@@ -72,12 +72,13 @@ impl Node {
             pager,
             timeouts,
             command_line,
-            config.pager.working_sets,
+            config.pager,
             first_generation,
         );
         let pool_limits = PoolLimits {
             max_environments: limits.max_environments,
             idle: Duration::from_millis(timeouts.idle_ms),
+            reset_in_place: config.reset.in_place,
             blanks: BlankLimits {
                 ready: config.pools.blank,
                 starting: config.pools.blank_starting,

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use snapback_vmm::sys::memfd;
@@ -28,6 +28,7 @@ pub struct MemoryCache {
     window: u64,
     stripes: [Mutex<()>; STRIPES],
     faults: AtomicU64,
+    complete: AtomicBool,
 }
 
 /// What a cache has done so far.
@@ -83,6 +84,7 @@ impl MemoryCache {
             window: window.max(PAGE),
             stripes: [const { Mutex::new(()) }; STRIPES],
             faults: AtomicU64::new(0),
+            complete: AtomicBool::new(false),
         })
     }
 
@@ -152,6 +154,22 @@ impl MemoryCache {
     #[must_use]
     pub fn has(&self, page: u64) -> bool {
         self.filled.get(page)
+    }
+
+    /// Whether no page of the snapshot is missing: holes of the memfd are zero in the
+    /// snapshot, too.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    /// Every page was looked at and is there, or is zero.
+    pub(super) fn set_complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    pub(super) fn source(&self) -> &dyn PageSource {
+        &*self.source
     }
 
     /// Reads from the memory; what is not in the memfd is brought there.
@@ -239,6 +257,10 @@ mod tests {
                 chunk.fill(u8::try_from(page % 256).unwrap());
             }
             Ok(())
+        }
+
+        fn data_after(&self, offset: u64) -> io::Result<u64> {
+            Ok(offset)
         }
     }
 

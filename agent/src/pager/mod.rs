@@ -11,10 +11,12 @@
 //! that cannot be had ends the microVM that needs it: nobody is ever fed zeroes.
 //!
 //! What the first run of a snapshot touches is recorded; into an empty memfd, those
-//! pages are brought at once, between faults, by the same threads.
+//! pages are brought at once, between faults, by the same threads. All the rest may
+//! follow them: machines that are restored from a complete memory need no pager at all.
 
 mod bitmap;
 mod cache;
+mod completion;
 mod prefetch;
 mod recording;
 mod service;
@@ -23,6 +25,7 @@ mod working_set;
 
 pub use bitmap::Bitmap;
 pub use cache::{CacheStats, MemoryCache};
+pub use completion::Completion;
 pub use recording::Recording;
 pub use service::{Pager, RegisterError, Registration};
 pub use source::PageSource;

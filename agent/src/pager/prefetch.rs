@@ -10,14 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::cache::MemoryCache;
+use super::completion::Completion;
 use super::working_set::WorkingSet;
 
 /// Most pages of one piece: what a fault may have to wait for.
 const PIECE: u64 = 64;
 
-struct Piece {
-    cache: Arc<MemoryCache>,
-    pages: Vec<Range<u64>>,
+enum Piece {
+    /// Some pages of a memory.
+    Pages(Arc<MemoryCache>, Vec<Range<u64>>),
+    /// One step towards all of a memory.
+    Rest(Completion),
 }
 
 /// What is still to be brought. Readable while there is something.
@@ -43,10 +46,16 @@ impl Prefetches {
     }
 
     pub(super) fn add(&self, cache: &Arc<MemoryCache>, set: &WorkingSet) {
-        let pieces = pieces(set.sorted()).into_iter().map(|pages| Piece {
-            cache: Arc::clone(cache),
-            pages,
-        });
+        let runs = pieces(set.sorted()).into_iter();
+        self.extend(runs.map(|pages| Piece::Pages(Arc::clone(cache), pages)));
+    }
+
+    /// All of a memory, after everything that waits already.
+    pub(super) fn add_rest(&self, cache: &Arc<MemoryCache>) {
+        self.extend([Piece::Rest(Completion::of(Arc::clone(cache)))]);
+    }
+
+    fn extend(&self, pieces: impl IntoIterator<Item = Piece>) {
         let mut waiting = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         let before = waiting.len();
         waiting.extend(pieces);
@@ -68,14 +77,26 @@ impl Prefetches {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop_front();
-        let Some(piece) = piece else {
-            return;
-        };
-        for pages in piece.pages {
-            if let Err(error) = piece.cache.bring(pages.clone()) {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(?pages, error, "pages could not be prefetched");
-            }
+        match piece {
+            Some(Piece::Pages(cache, runs)) => bring(&cache, runs),
+            Some(Piece::Rest(mut completion)) => match completion.step() {
+                Ok(true) => self.extend([Piece::Rest(completion)]),
+                Ok(false) => {}
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "a snapshot's memory stays incomplete");
+                }
+            },
+            None => {}
+        }
+    }
+}
+
+fn bring(cache: &MemoryCache, runs: Vec<Range<u64>>) {
+    for pages in runs {
+        if let Err(error) = cache.bring(pages.clone()) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(?pages, error, "pages could not be prefetched");
         }
     }
 }

@@ -38,6 +38,11 @@ impl PageSource for Recorded {
         }
         Ok(())
     }
+
+    fn data_after(&self, offset: u64) -> io::Result<u64> {
+        // Not asked: a recording is of what is touched.
+        Ok(offset)
+    }
 }
 
 impl Recording {

@@ -48,6 +48,7 @@ struct Client {
     ranges: Vec<FaultRange>,
     cache: Arc<MemoryCache>,
     failed: Box<dyn Fn(io::Error) + Send + Sync>,
+    faults: AtomicU64,
 }
 
 struct Shared {
@@ -67,6 +68,7 @@ pub struct Pager {
 /// A microVM's memory in the pager's care, until this is dropped.
 pub struct Registration {
     shared: Arc<Shared>,
+    client: Arc<Client>,
     key: u64,
 }
 
@@ -152,10 +154,12 @@ impl Pager {
             ranges,
             cache,
             failed: Box::new(failed),
+            faults: AtomicU64::new(0),
         });
         self.shared.clients().insert(key, Arc::clone(&client));
         let registration = Registration {
             shared: Arc::clone(&self.shared),
+            client: Arc::clone(&client),
             key,
         };
         let data = epoll::EventData::new_u64(key);
@@ -178,6 +182,14 @@ impl Pager {
     }
 }
 
+impl Pager {
+    /// Brings all of a snapshot's memory, between faults and after what is being
+    /// prefetched. A page that cannot be had leaves it incomplete.
+    pub fn complete(&self, cache: &Arc<MemoryCache>) {
+        self.shared.prefetches.add_rest(cache);
+    }
+}
+
 impl Drop for Pager {
     fn drop(&mut self) {
         // The counter stays set, so every thread sees it.
@@ -188,12 +200,18 @@ impl Drop for Pager {
     }
 }
 
+impl Registration {
+    /// Faults of this microVM that were answered so far.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.client.faults.load(Ordering::Relaxed)
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
-        let client = self.shared.clients().remove(&self.key);
-        if let Some(client) = client {
-            self.shared.forget(&client);
-        }
+        self.shared.clients().remove(&self.key);
+        self.shared.forget(&self.client);
     }
 }
 
@@ -259,6 +277,7 @@ impl Client {
         let mut faults = [Fault::default(); MAX_EVENTS];
         let count = self.uffd.read_events(&mut faults)?;
         for fault in &faults[..count] {
+            self.faults.fetch_add(1, Ordering::Relaxed);
             let (range, offset) = self.locate(fault.address)?;
             let filled = self.cache.fill(offset)?;
             // The part of what is filled now that this range shows.

@@ -12,6 +12,13 @@ pub trait PageSource: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// When the bytes cannot be had; a source that ends early is an error.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Where the next byte at or after `offset` is that may be other than zero;
+    /// beyond the end when there is none.
+    ///
+    /// # Errors
+    /// When the source cannot tell.
+    fn data_after(&self, offset: u64) -> io::Result<u64>;
 }
 
 /// A snapshot's memory file, or a diff's on top of its bases'. Holes are pages of
@@ -19,5 +26,9 @@ pub trait PageSource: std::fmt::Debug + Send + Sync {
 impl PageSource for Layers {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         Self::read_at(self, offset, bytes)
+    }
+
+    fn data_after(&self, offset: u64) -> io::Result<u64> {
+        Self::data_after(self, offset)
     }
 }

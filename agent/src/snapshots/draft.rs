@@ -149,7 +149,10 @@ impl Draft {
         let disks = parts.disks.open()?;
         let directory = &self.destination;
         let hints = Hints::none(directory.clone());
-        Snapshot::new(&manifest, directory, cache, disks, hints)
+        let snapshot = Snapshot::new(&manifest, directory, cache, disks, hints)?;
+        // The guest was booted in it: there is nothing to bring, only to look at.
+        snapshot.complete()?;
+        Ok(snapshot)
     }
 
     /// Checks what the VMM wrote as if it came from anywhere.

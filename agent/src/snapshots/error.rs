@@ -26,6 +26,15 @@ pub enum SnapshotError {
         #[source]
         source: io::Error,
     },
+    /// Its memory cannot be brought.
+    #[error("the memory of snapshot {id} cannot be brought")]
+    Fill {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// `snapshot.json` is refused.
     #[error("the snapshot is refused: section `snapshot.json` ({})", path.display())]
     Manifest {

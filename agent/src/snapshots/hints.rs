@@ -15,6 +15,7 @@ pub(super) struct Hints {
     set: OnceLock<WorkingSet>,
     recording: AtomicBool,
     prefetched: AtomicBool,
+    completing: AtomicBool,
 }
 
 impl Hints {
@@ -25,6 +26,7 @@ impl Hints {
             set: OnceLock::new(),
             recording: AtomicBool::new(false),
             prefetched: AtomicBool::new(false),
+            completing: AtomicBool::new(false),
         }
     }
 
@@ -102,6 +104,13 @@ impl Snapshot {
         (!self.hints.prefetched.swap(true, Ordering::Relaxed)).then_some(set)
     }
 
+    /// Whether the rest of the memory is to be brought: true for the first who asks,
+    /// unless it is there.
+    #[must_use]
+    pub fn to_complete(&self) -> bool {
+        !self.memory().is_complete() && !self.hints.completing.swap(true, Ordering::Relaxed)
+    }
+
     /// Memory for a microVM whose run is recorded; `None` when the working set is
     /// known, or is being recorded.
     #[must_use]
@@ -148,6 +157,10 @@ mod tests {
         fn read_at(&self, _: u64, bytes: &mut [u8]) -> io::Result<()> {
             bytes.fill(1);
             Ok(())
+        }
+
+        fn data_after(&self, offset: u64) -> io::Result<u64> {
+            Ok(offset)
         }
     }
 

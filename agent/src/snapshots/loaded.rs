@@ -19,7 +19,7 @@ use snapback_vmm::sys::memfd;
 use super::error::SnapshotError;
 use super::files::SnapshotFiles;
 use super::hints::Hints;
-use crate::pager::MemoryCache;
+use crate::pager::{Completion, MemoryCache};
 
 /// The images a snapshot's guest has as disks, in their order: root file system,
 /// code.
@@ -126,6 +126,19 @@ impl Snapshot {
     #[must_use]
     pub const fn memory(&self) -> &Arc<MemoryCache> {
         &self.memory
+    }
+
+    /// Brings all of its memory. Takes a while: not for a task.
+    ///
+    /// # Errors
+    /// When a page cannot be had.
+    pub fn complete(&self) -> Result<(), SnapshotError> {
+        Completion::of(Arc::clone(&self.memory))
+            .finish()
+            .map_err(|source| SnapshotError::Fill {
+                id: self.id.clone(),
+                source,
+            })
     }
 
     /// Its disks, in order.

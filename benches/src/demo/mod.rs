@@ -11,35 +11,32 @@
 
 pub mod answer;
 pub mod documents;
-mod facts;
-pub mod function;
 mod results;
 mod show;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use hyper::Method;
 use serde_json::json;
 use snapback_proto::words::chain;
-use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::client::{Client, ClientError};
+use crate::facts::Record;
 use crate::floor;
+use crate::function::{self, CreateError, Function, FunctionError};
 use crate::node::{Node, NodeError};
+use crate::progress;
 use crate::report::{Report, Samples, milliseconds};
 use answer::Answer;
 use documents::{Document, DocumentsError};
-use facts::{Build, Record};
-use function::{Function, FunctionError};
 use results::Course;
 pub use results::EACH;
 
-/// How long a function may take to be booted and snapshotted.
-const CREATE_LIMIT: Duration = Duration::from_secs(240);
+/// The function that is shown, in the source tree.
+const EXAMPLE: &str = "examples/word-report";
 /// How long a request may take beyond the function's own timeout.
 const INVOKE_MARGIN: Duration = Duration::from_secs(60);
 /// How long the agent may take for an answer of its own; it waits for resets.
@@ -79,18 +76,9 @@ pub enum DemoError {
     /// The agent did not answer.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The command line cannot be run.
-    #[error("cannot run {}", program.display())]
-    Command {
-        /// The program.
-        program: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// The function was not created.
-    #[error("the function was not created: {0}")]
-    Create(String),
+    #[error(transparent)]
+    Create(#[from] CreateError),
     /// The answer does not say which request it answers.
     #[error("an answer has no request id (status {status}): {body}")]
     NoRequestId {
@@ -128,8 +116,8 @@ async fn prepare_and_drive(
     let (folder, mut folders) = match &options.function {
         Some(folder) => (folder.clone(), Vec::new()),
         None => {
-            let tree = function::source_tree()?;
-            (function::folder(&tree), vec![tree])
+            let tree = function::source_tree(EXAMPLE)?;
+            (tree.join(EXAMPLE), vec![tree])
         }
     };
     let function = Function::load(&folder)?;
@@ -141,8 +129,8 @@ async fn prepare_and_drive(
     let documents = documents::find(&folders)?;
     report.floor.extend(floor::page_copy());
 
-    show::step("start the agent");
-    let mut node = Node::start(&options.bin_dir, &options.assets)?;
+    progress::step("start the agent");
+    let mut node = Node::start(&options.bin_dir, &options.assets, "")?;
     let run = Run {
         bin_dir: &options.bin_dir,
         folder: &folder,
@@ -154,7 +142,7 @@ async fn prepare_and_drive(
         outcome = run.drive(&mut node, report, courses) => outcome,
         interrupted = interrupted() => interrupted,
     };
-    show::step("stop the agent");
+    progress::step("stop the agent");
     let stopped = node.stop().await;
     let detail = match &stopped {
         Ok(()) => "the agent ended by itself when it was asked to".to_owned(),
@@ -163,7 +151,7 @@ async fn prepare_and_drive(
     report.check("demo/agent_stopped", stopped.is_ok(), detail);
     let wrong = |course: &Course| !course.mistakes().is_empty() || course.record.reset.is_none();
     if outcome.is_err() || stopped.is_err() || courses.iter().any(wrong) {
-        show::log(&node.log_tail(LOG_LINES));
+        progress::log(&node.log_tail(LOG_LINES));
     }
     outcome
 }
@@ -188,8 +176,9 @@ impl Run<'_> {
         let client = node.client();
         round_trips(&client, report).await?;
 
-        show::step("boot the function once and snapshot it");
-        let build = self.create(node.socket()).await?;
+        progress::step("boot the function once and snapshot it");
+        let (function, socket) = (self.function, node.socket());
+        let build = function::create(self.bin_dir, self.folder, function, socket).await?;
         let once = |duration| {
             let mut samples = Samples::new("ms");
             samples.push(milliseconds(duration));
@@ -200,7 +189,7 @@ impl Run<'_> {
         report.add(once(snapshot).row("demo/snapshot", []));
 
         let requests = self.requests;
-        show::step(&format!(
+        progress::step(&format!(
             "send {requests} documents; leaving traces is part of each request and its figures"
         ));
         for document in self.documents.iter().cycle().take(self.requests) {
@@ -209,38 +198,6 @@ impl Run<'_> {
             show::course(courses.len(), &course);
         }
         Ok(())
-    }
-
-    /// Through the command line, as a person would.
-    async fn create(&self, socket: &Path) -> Result<Build, DemoError> {
-        let program = self.bin_dir.join("snapback");
-        let function = self.function;
-        let output = Command::new(&program)
-            .args(["function", "create", &function.name])
-            .args(["--runtime", &function.runtime])
-            .args(["--handler", &function.handler])
-            .args(["--memory", &function.memory_mb.to_string()])
-            .args(["--timeout", &function.timeout_s.to_string()])
-            .arg("--code")
-            .arg(self.folder)
-            .arg("--socket")
-            .arg(socket)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = match timeout(CREATE_LIMIT, output).await {
-            Ok(Ok(output)) => output,
-            Ok(Err(source)) => return Err(DemoError::Command { program, source }),
-            Err(_) => return Err(DemoError::Create(format!("not within {CREATE_LIMIT:?}"))),
-        };
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(DemoError::Create(said.trim().to_owned()));
-        }
-        let client = Client::new(socket);
-        let path = format!("/v1/functions/{}", function.name);
-        let answer = client.send(Method::GET, &path, "", AGENT_LIMIT).await?;
-        Ok(answer.json::<facts::Function>()?.build)
     }
 
     /// One request, and what it cost: the agent tells when the reset after it is done.

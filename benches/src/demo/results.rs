@@ -8,7 +8,7 @@ use snapback_proto::control::ResetReport;
 
 use super::answer::Answer;
 use super::documents::Document;
-use super::facts::Record;
+use crate::facts::Record;
 use crate::report::{Report, Samples, milliseconds, whole};
 
 /// Name of the rows with one request each; the table for people shows them apart.
@@ -258,7 +258,9 @@ mod tests {
                 environment: "e".to_owned(),
                 fresh: number == 1,
                 generation: number,
+                blank_pool: Some("hit".to_owned()),
                 restore_ns: 5_000_000,
+                userfaults: 0,
                 resume_ns: 1_000_000,
                 function_ns: 2_000_000,
                 reset: Some(reset),

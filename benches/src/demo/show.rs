@@ -9,11 +9,6 @@ use crate::report::table::number;
 /// Longest title that is shown, in characters; of a longer one the end is shown.
 const TITLE: usize = 32;
 
-/// Something begins.
-pub fn step(what: &str) {
-    eprintln!("  .. {what}");
-}
-
 /// A request was answered.
 pub fn course(request: usize, course: &Course) {
     if request == 1 {
@@ -47,14 +42,6 @@ pub fn course(request: usize, course: &Course) {
     );
     for mistake in course.mistakes() {
         eprintln!("          WRONG: {mistake}");
-    }
-}
-
-/// The end of the agent's log.
-pub fn log(tail: &str) {
-    eprintln!("\nThe last lines of the agent's log:");
-    for line in tail.lines() {
-        eprintln!("  | {line}");
     }
 }
 

@@ -12,6 +12,7 @@
 //! measured.
 
 pub mod host;
+mod plot;
 mod samples;
 pub mod table;
 
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use host::Host;
+pub use plot::PlotError;
 pub use samples::{Samples, milliseconds, percentile, whole};
 
 /// Everything that one run found out.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Clock, Report, Row};
 
 /// Widest cell, in characters; longer text is cut.
-const MAX_CELL: usize = 48;
+const MAX_CELL: usize = 110;
 
 /// A text table. The first column is aligned to the left, the others to the right.
 #[derive(Debug, Clone, Default)]

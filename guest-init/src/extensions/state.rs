@@ -120,6 +120,7 @@ impl State {
 mod tests {
     use super::Event as E;
     use super::State as S;
+    use crate::table::assert_table;
 
     /// The whole table, one row per state, one column per event in this order; `-`
     /// is a refusal. Written out a second time on purpose.
@@ -154,23 +155,6 @@ mod tests {
 
     #[test]
     fn every_event_in_every_state_does_what_the_table_says() {
-        let rows: Vec<_> = TABLE
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty())
-            .collect();
-        assert_eq!(rows.len(), STATES.len());
-        for (state, row) in STATES.into_iter().zip(rows) {
-            let mut cells = row.split_whitespace();
-            assert_eq!(cells.next(), Some(format!("{state:?}").as_str()));
-            for event in EVENTS {
-                let got = match state.on(event) {
-                    Some((next, effect)) => format!("{next:?}/{effect:?}"),
-                    None => "-".to_owned(),
-                };
-                assert_eq!(cells.next(), Some(got.as_str()), "{state:?} on {event:?}");
-            }
-            assert_eq!(cells.next(), None);
-        }
+        assert_table(TABLE, &STATES, &EVENTS, S::on);
     }
 }

@@ -164,28 +164,58 @@ impl Guest {
         let effect = self.expect(Event::Invoke)?;
         self.invoked = Some(Instant::now());
         self.tell_extensions(&invoke)?;
-        self.delivery = Some(delivery(&invoke, event));
-        self.request = Some(invoke.request);
+        let request = invoke.request.clone();
+        self.request = Some(request.clone());
+        let mut delivery = Delivery {
+            invoke,
+            event: Arc::new(event),
+            held: None,
+        };
         match effect {
             Effect::Deliver => {
-                if let Some(slot) = self.waiter.take() {
-                    self.deliver(slot)?;
+                self.delivery = Some(delivery);
+                match self.waiter.take() {
+                    Some(slot) => self.deliver(slot),
+                    None => Ok(()),
                 }
-                Ok(())
             }
             Effect::FailRequest => self.fail_request(),
             // Held until the runtime asks.
-            _ => Ok(()),
+            _ => {
+                delivery.held = Some(Instant::now());
+                self.delivery = Some(delivery);
+                let message = GuestMessage::Holding { request };
+                Ok(self.channel.queue(&message, Vec::new())?)
+            }
         }
     }
 
     /// Answers a call to `next` with the current request.
     pub(super) fn deliver(&mut self, slot: u8) -> Result<(), GuestError> {
-        match self.delivery.clone() {
-            Some(delivery) => self.reply(slot, delivery),
-            None => Ok(()),
+        let Some(delivery) = &mut self.delivery else {
+            return Ok(());
+        };
+        if let Some(since) = delivery.held.take() {
+            // Its time begins here, and so does its deadline.
+            let held = u64::try_from(since.elapsed().as_millis()).unwrap_or(0);
+            delivery.invoke.deadline_ms = delivery.invoke.deadline_ms.saturating_add(held);
+            let request = delivery.invoke.request.clone();
+            let message = GuestMessage::Delivered { request };
+            self.channel.queue(&message, Vec::new())?;
+            self.channel.flush()?;
         }
+        let reply = delivery.reply();
+        self.reply(slot, reply)
     }
+}
+
+/// A request on its way to the runtime.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    invoke: Invoke,
+    event: Arc<Vec<u8>>,
+    /// Since when it waits for the runtime's hooks.
+    held: Option<Instant>,
 }
 
 fn cannot_start(source: io::Error) -> GuestError {
@@ -195,24 +225,25 @@ fn cannot_start(source: io::Error) -> GuestError {
     }
 }
 
-/// The request as `invocation/next` returns it.
-fn delivery(invoke: &Invoke, event: Vec<u8>) -> Reply {
-    let optional = [
-        ("Lambda-Runtime-Trace-Id", &invoke.trace_id),
-        ("Lambda-Runtime-Client-Context", &invoke.client_context),
-        ("Lambda-Runtime-Aws-Tenant-Id", &invoke.tenant_id),
-    ];
-    let mut reply = Reply::shared(200, Arc::new(event))
-        .header("Lambda-Runtime-Aws-Request-Id", invoke.request.as_str())
-        .header(
-            "Lambda-Runtime-Deadline-Ms",
-            &invoke.deadline_ms.to_string(),
-        )
-        .header("Lambda-Runtime-Invoked-Function-Arn", &invoke.function_arn);
-    for (name, value) in optional {
-        if let Some(value) = value {
-            reply = reply.header(name, value);
+impl Delivery {
+    /// The request as `invocation/next` returns it.
+    fn reply(&self) -> Reply {
+        let invoke = &self.invoke;
+        let optional = [
+            ("Lambda-Runtime-Trace-Id", &invoke.trace_id),
+            ("Lambda-Runtime-Client-Context", &invoke.client_context),
+            ("Lambda-Runtime-Aws-Tenant-Id", &invoke.tenant_id),
+        ];
+        let deadline_ms = invoke.deadline_ms.to_string();
+        let mut reply = Reply::shared(200, Arc::clone(&self.event))
+            .header("Lambda-Runtime-Aws-Request-Id", invoke.request.as_str())
+            .header("Lambda-Runtime-Deadline-Ms", &deadline_ms)
+            .header("Lambda-Runtime-Invoked-Function-Arn", &invoke.function_arn);
+        for (name, value) in optional {
+            if let Some(value) = value {
+                reply = reply.header(name, value);
+            }
         }
+        reply
     }
-    reply
 }

@@ -48,6 +48,7 @@ use crate::runtime_api::server::{MAX_CONNECTIONS, Server};
 use crate::runtime_api::state::{Event, State};
 use crate::telemetry::Telemetry;
 use ending::Ending;
+use host::Delivery;
 
 /// Log output is left in its pipe while the channel has more than this to send.
 const CHANNEL_HIGH_WATER: usize = 1024 * 1024;
@@ -147,7 +148,7 @@ pub struct Guest {
     /// The request that an answer must name. Stays until the next one.
     request: Option<RequestId>,
     /// The request as the runtime gets it, until it is answered.
-    delivery: Option<Reply>,
+    delivery: Option<Delivery>,
     /// Why requests fail once the runtime is gone.
     failure: Option<Failure>,
 }

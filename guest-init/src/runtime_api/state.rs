@@ -206,6 +206,7 @@ mod tests {
     use super::Event as E;
     use super::State as S;
     use super::*;
+    use crate::table::assert_table;
 
     const STATES: [State; 13] = [
         S::Blank,
@@ -258,24 +259,7 @@ mod tests {
 
     #[test]
     fn every_event_in_every_state_does_what_the_table_says() {
-        let rows: Vec<_> = TABLE
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty())
-            .collect();
-        assert_eq!(rows.len(), STATES.len());
-        for (state, row) in STATES.into_iter().zip(rows) {
-            let mut cells = row.split_whitespace();
-            assert_eq!(cells.next(), Some(format!("{state:?}").as_str()));
-            for event in EVENTS {
-                let got = match state.on(event) {
-                    Some((next, effect)) => format!("{next:?}/{effect:?}"),
-                    None => "-".to_owned(),
-                };
-                assert_eq!(cells.next(), Some(got.as_str()), "{state:?} on {event:?}");
-            }
-            assert_eq!(cells.next(), None);
-        }
+        assert_table(TABLE, &STATES, &EVENTS, State::on);
     }
 
     /// Walks every sequence of allowed events up to a length and checks, for each,

@@ -14,11 +14,11 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// The folder with the code of the function that does what its event says.
 pub fn tour_code() -> PathBuf {
-    function_code("tour")
+    code("tour")
 }
 
 /// The folder with the code of a function that tests run.
-pub fn function_code(name: &str) -> PathBuf {
+pub fn code(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("functions")
         .join(name)

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{TOUR, shared, tour_code};
+use crate::harness::{TOUR, own_place, shared, tour_code};
 
 const ECHO: &str = "def handler(event, context):\n    return [\"mine\", event]\n";
 
@@ -150,6 +150,21 @@ fn a_function_that_fails_to_initialise_is_not_registered_and_says_why_in_lambdas
     assert_eq!((place.entries("snapshots"), agent.function_names()), before);
     assert_eq!(agent.invoke("f", &json!({})).status, 404);
     place.wait_for_no_draft();
+}
+
+#[test]
+fn a_function_that_never_gets_ready_fails_to_initialise() {
+    let (place, _turn) = own_place();
+    let code = place.write_code("sleeper", "import time\n\ntime.sleep(600)\n");
+    let agent = place.start("[timeouts]\ninit_ms = 2000\n");
+    let code = agent.upload(&code);
+    let refused = agent.create_over_http("f", &code);
+    assert_eq!(refused.status, 422, "{refused:?}");
+    assert_eq!(refused.header("x-amzn-errortype"), "Sandbox.Timedout");
+    // The function's own timeout is three seconds, and longer.
+    let message = "Error: Task timed out after 3.00 seconds";
+    assert_eq!(refused.json()["errorMessage"], message);
+    agent.place().wait_for_no_draft();
 }
 
 #[test]

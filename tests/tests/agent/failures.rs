@@ -183,7 +183,7 @@ fn a_handler_that_takes_all_memory_ends_and_nothing_else_does() {
     // Either Python notices or the guest's kernel does.
     let kind = error["errorType"].as_str().unwrap();
     assert!(
-        ["MemoryError", "Runtime.ExitError"].contains(&kind),
+        ["MemoryError", "Runtime.OutOfMemory"].contains(&kind),
         "{error}"
     );
     agent.record(&response);

@@ -2,16 +2,12 @@
 
 use serde_json::json;
 
-use crate::harness::{function_code, shared};
+use crate::harness::{code, shared, wait_for};
 
 #[test]
 fn hooks_run_in_order_around_the_snapshot_and_after_every_restore() {
     let agent = shared();
-    let created = agent.create(
-        "hooks",
-        &function_code("hooks"),
-        &["--timeout", "60", "--json"],
-    );
+    let created = agent.create("hooks", &code("hooks"), &["--timeout", "60", "--json"]);
     assert!(created.success, "{created:?}");
     assert_eq!(agent.function("hooks")["build"]["restore_hooks"], true);
     let mut drawn = Vec::new();
@@ -32,7 +28,7 @@ fn hooks_run_in_order_around_the_snapshot_and_after_every_restore() {
 #[test]
 fn a_hook_that_fails_after_a_restore_fails_the_request_and_ends_the_machine() {
     let agent = shared();
-    let code = function_code("broken-hooks");
+    let code = code("broken-hooks");
     let created = agent.create("broken-hooks", &code, &["--timeout", "60"]);
     assert!(created.success, "{created:?}");
     for _ in 0..2 {
@@ -48,7 +44,7 @@ fn a_hook_that_fails_after_a_restore_fails_the_request_and_ends_the_machine() {
 #[test]
 fn an_answer_does_not_wait_for_extensions_and_the_reset_does() {
     let agent = shared();
-    let created = agent.create("extended", &function_code("extended"), &["--timeout", "60"]);
+    let created = agent.create("extended", &code("extended"), &["--timeout", "10"]);
     assert!(created.success, "{created:?}");
     for _ in 0..2 {
         let answer = agent.invoke("extended", &json!({}));
@@ -59,4 +55,14 @@ fn an_answer_does_not_wait_for_extensions_and_the_reset_does() {
         let last = format!("the extension is done with {}", answer.request_id());
         assert!(agent.place().log().contains(&last));
     }
+    // One that does not finish costs the machine, and the caller nothing.
+    let answer = agent.invoke("extended", &json!({"stall": true}));
+    assert_eq!(answer.json(), "answered");
+    let path = format!("/v1/requests/{}", answer.request_id());
+    let record = wait_for("the machine's end", || {
+        let record = agent.get(&path).json();
+        (record["finished"] == true).then_some(record)
+    });
+    let destroyed = record["destroyed"].as_str().unwrap_or_default();
+    assert!(destroyed.contains("did not finish"), "{record}");
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::agent::{Agent, invocations};
-use crate::harness::{function_code, shared};
+use crate::harness::{code, shared};
 
 const HOSTILE: &str = "hostile";
 
@@ -11,7 +11,7 @@ fn create(agent: &Agent) {
     if agent.function_names().iter().any(|name| name == HOSTILE) {
         return;
     }
-    let code = function_code("hostile");
+    let code = code("hostile");
     let created = agent.create(HOSTILE, &code, &["--timeout", "60", "--log-format", "json"]);
     assert!(created.success, "{created:?}");
 }

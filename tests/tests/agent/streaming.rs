@@ -17,7 +17,7 @@ fn create(agent: &Agent) {
     if agent.function_names().iter().any(|name| name == STREAMS) {
         return;
     }
-    let code = crate::harness::function_code("streams");
+    let code = crate::harness::code("streams");
     let created = agent.create(STREAMS, &code, &["--timeout", "60"]);
     assert!(created.success, "{created:?}");
 }

@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use snapback_tests::harness::agent::Agent;
 use snapback_tests::harness::place::Place;
-use snapback_tests::harness::{function_code, given};
+use snapback_tests::harness::{code, given};
 
 use crate::layout;
 
@@ -55,12 +55,12 @@ fn arguments(name: &str) -> Vec<String> {
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     match name {
         "tour" => {
-            let code = path(&function_code("tour"));
+            let code = path(&code("tour"));
             let base = [name, "--runtime", "python3.11", "--handler", "app.handler"];
             words(&[&base[..], &["--timeout", "300", "--code", &code]].concat())
         }
         "node-tour" | "node-stream" => {
-            let code = path(&function_code("node"));
+            let code = path(&code("node"));
             let handler = if name == "node-tour" {
                 "index.handler"
             } else {

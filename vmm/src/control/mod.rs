@@ -86,6 +86,8 @@ pub struct RestoreFiles {
     pub serial: OwnedFd,
     /// What stands behind its devices.
     pub devices: DeviceFiles,
+    /// Whether the memory may lack pages of the snapshot.
+    pub lazy: bool,
 }
 
 /// [`Devices`] with their descriptors.
@@ -231,7 +233,7 @@ impl Request {
                     disks: files.collect(),
                 }))
             }
-            Command::Restore { devices } => {
+            Command::Restore { devices, lazy } => {
                 let (head, devices) = split(fds, &devices).map_err(wrong)?;
                 let [memory, state, serial] = head;
                 Ok(Self::Restore(RestoreFiles {
@@ -239,6 +241,7 @@ impl Request {
                     state: state.into(),
                     serial,
                     devices,
+                    lazy,
                 }))
             }
             Command::Run { hub } => {
@@ -372,6 +375,7 @@ mod tests {
                 ],
                 net: Some(Net { mac: [2; 6] }),
             },
+            lazy: true,
         };
         let cases = [
             (boot, 7),

@@ -151,12 +151,16 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Backs the memory with a snapshot's `file`, privately: pages that the file
-    /// lacks are faulted in through `uffd`.
+    /// Backs the memory with a snapshot's `file`, privately. With a `uffd`, pages that
+    /// the file lacks are faulted in through it; without, they are zero.
     ///
     /// # Errors
     /// When the file is of another size or the kernel refuses.
-    pub fn back_private(&mut self, uffd: &Uffd, file: BorrowedFd<'_>) -> Result<(), MemoryError> {
+    pub fn back_private(
+        &mut self,
+        uffd: Option<&Uffd>,
+        file: BorrowedFd<'_>,
+    ) -> Result<(), MemoryError> {
         self.check_size(file)?;
         for part in &mut self.parts {
             let offset = part.stretch.offset;
@@ -167,8 +171,10 @@ impl GuestMemory {
                 .reservation
                 .range()
                 .map_err(kernel("name an address"))?;
-            uffd.register_missing(address, length)
-                .map_err(kernel("register the memory with userfaultfd"))?;
+            if let Some(uffd) = uffd {
+                uffd.register_missing(address, length)
+                    .map_err(kernel("register the memory with userfaultfd"))?;
+            }
             let base = BaseView::new(file, offset, part.length());
             part.base = Some(base.map_err(kernel("map the snapshot's pages"))?);
         }

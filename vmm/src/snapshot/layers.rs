@@ -140,7 +140,7 @@ impl Layers {
     ///
     /// # Errors
     /// When a file cannot tell.
-    pub(super) fn data_after(&self, offset: u64) -> io::Result<u64> {
+    pub fn data_after(&self, offset: u64) -> io::Result<u64> {
         let files = self.diffs.iter().map(|(_, file)| file);
         files
             .chain([&self.whole])

@@ -160,9 +160,10 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
             return Err(RestoreError::Msr { index: *index });
         }
     }
+    let uffd = files.lazy.then_some(&blank.uffd);
     blank
         .memory
-        .back_private(&blank.uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
+        .back_private(uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
     let live = Live::assemble(blank, files.serial, files.devices, Arc::clone(&saved.cpuid))?;
     load(&live, &saved)?;
     Ok((live, saved))

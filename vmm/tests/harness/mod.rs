@@ -249,8 +249,11 @@ pub fn restore_onto(
 ) -> (Reply, Vec<OwnedFd>) {
     let mut fds = files.to_vec();
     fds.extend(extra.descriptors(&snapshot.disks));
-    let devices = extra.devices();
-    vmm.ask(&control::Command::Restore { devices }, &fds)
+    let command = control::Command::Restore {
+        devices: extra.devices(),
+        lazy: true,
+    };
+    vmm.ask(&command, &fds)
 }
 
 /// Fills in each page that is asked for, until the machine is gone.
@@ -341,7 +344,12 @@ impl TestMachine {
         let mut channel = self.begin(event);
         loop {
             match read_frame::<GuestMessage>(&mut channel).unwrap() {
-                (GuestMessage::Log { .. }, _) => {}
+                (
+                    GuestMessage::Log { .. }
+                    | GuestMessage::Holding { .. }
+                    | GuestMessage::Delivered { .. },
+                    _,
+                ) => {}
                 (GuestMessage::Response { .. }, answer) => {
                     return String::from_utf8(answer).unwrap();
                 }

@@ -238,6 +238,7 @@ impl Running {
         let (reply, _) = vmm.ask(
             &Command::Restore {
                 devices: Devices::default(),
+                lazy: true,
             },
             &fds,
         );

@@ -166,6 +166,7 @@ async fn a_shape_that_nobody_uses_any_more_is_not_kept_ready() {
     let limits = PoolLimits {
         max_environments: 4,
         idle: Duration::from_millis(20),
+        reset_in_place: true,
         blanks: limits(1, 1),
     };
     let (pool, client) = Pool::new(Arc::clone(&pretend), limits);

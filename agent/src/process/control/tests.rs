@@ -122,6 +122,7 @@ async fn a_failure_names_operation_reason_and_section() {
     });
     let restore = Command::Restore {
         devices: Devices::default(),
+        lazy: true,
     };
     let error = client.command(&restore, &[], LIMIT).await.unwrap_err();
     assert_eq!(error.section(), Some("processor"));

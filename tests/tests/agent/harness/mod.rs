@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 pub use snapback_tests::harness::{
-    LIMIT, agent, cli, function_code, given, http, place, processes, tour_code, wait_for,
+    LIMIT, agent, cli, code, given, http, place, processes, tour_code, wait_for,
 };
 
 use agent::Agent;

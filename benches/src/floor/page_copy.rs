@@ -1,4 +1,4 @@
-//! What the host costs by itself: a figure is only worth something beside these.
+//! Copying pages.
 
 use std::hint::black_box;
 use std::time::Instant;

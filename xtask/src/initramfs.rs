@@ -1,5 +1,5 @@
-//! The guest's PID 1: built as a static program and packed as the initramfs that the guest's
-//! kernel boots.
+//! A guest's PID 1: a package of ours, built as a static program and packed as the initramfs
+//! that the guest's kernel boots.
 
 use std::fs;
 use std::path::Path;
@@ -9,13 +9,10 @@ use anyhow::{Context, Result};
 use crate::cpio::Archive;
 use crate::static_program;
 
-/// The package and its program.
-const PACKAGE: &str = "snapback-guest-init";
-
-/// Builds guest-init and writes its initramfs to `image`. Cargo knows whether anything
-/// changed, so this is not in the cache.
-pub fn make(image: &Path) -> Result<()> {
-    let binary = static_program::build(PACKAGE)?;
+/// Builds `package`, whose program has its name, and writes its initramfs to `image`. Cargo
+/// knows whether anything changed, so this is not in the cache.
+pub fn make(package: &str, image: &Path) -> Result<()> {
+    let binary = static_program::build(package)?;
     let program =
         fs::read(&binary).with_context(|| format!("the build left no {}", binary.display()))?;
     let packed = pack(&program);

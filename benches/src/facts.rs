@@ -41,8 +41,12 @@ pub struct Record {
     pub fresh: bool,
     /// The restore generation, different for every request.
     pub generation: u64,
+    /// Whether a blank microVM waited for it (`hit` or `miss`), when it is fresh.
+    pub blank_pool: Option<String>,
     /// The restore of this microVM, command to reply, in nanoseconds.
     pub restore_ns: u64,
+    /// Page faults that the pager answered for this microVM.
+    pub userfaults: u64,
     /// From `Run` to the guest's confirmation, in nanoseconds.
     pub resume_ns: u64,
     /// From the event's departure to the answer's arrival, in nanoseconds.
@@ -51,4 +55,26 @@ pub struct Record {
     pub reset: Option<ResetReport>,
     /// Why the microVM was destroyed instead.
     pub destroyed: Option<String>,
+}
+
+/// `GET /readyz`, as far as it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Readiness {
+    /// The node's microVMs.
+    pub environments: Environments,
+}
+
+/// MicroVMs by state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Environments {
+    /// Without a snapshot, waiting.
+    pub blank: usize,
+    /// On the way to wait for a snapshot.
+    pub blank_starting: usize,
+    /// On the way to be restored.
+    pub starting: usize,
+    /// With a request.
+    pub busy: usize,
+    /// Being reset.
+    pub resetting: usize,
 }

@@ -1,0 +1,341 @@
+//! QEMU's microvm machine, at its best: its memory in a file that a snapshot leaves
+//! where it is (`x-ignore-shared`), virtio-mmio devices, no firmware device beyond
+//! what a boot needs.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::{Dial, Guest, PATIENCE, PeerError};
+use crate::report::{Peer, Samples, milliseconds};
+
+const PEER: &str = "qemu";
+const PROGRAM: &str = "qemu-system-x86_64";
+/// Above the context ids that are taken (vsock(7)).
+const CID: u32 = 42;
+const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 nomodule \
+     random.trust_cpu=on i8042.noaux i8042.nokbd";
+
+fn prepare(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> PeerError {
+    let doing = doing.into();
+    move |source| PeerError::Prepare {
+        peer: PEER,
+        doing,
+        source,
+    }
+}
+
+/// Boots the guest, saves it, and restores it `rounds` times in a process that
+/// waits and `rounds` times in one that does not. Blocks.
+///
+/// # Errors
+/// When QEMU, the host's vsock or the guest does not do its part.
+pub fn qemu(guest: &Guest, rounds: usize) -> Result<Peer, PeerError> {
+    load_vsock()?;
+    let name = format!("{PEER}-microvm {}", version()?);
+    save(guest)?;
+    let mut rows = Vec::new();
+    for waiting in [true, false] {
+        let mut ready = Samples::new("ms");
+        let mut done = Samples::new("ms");
+        for _ in 0..rounds {
+            let (b, c) = restore(guest, waiting)?;
+            ready.push(b);
+            done.push(c);
+        }
+        let process = if waiting { "waiting" } else { "none" };
+        let params = || [("process", json!(process)), ("runtime", json!("python"))];
+        rows.extend(ready.row("restore/b", params()));
+        rows.extend(done.row("restore/c", params()));
+    }
+    Ok(Peer { peer: name, rows })
+}
+
+/// The host's side of a guest's vsock is a module that nothing else loads.
+fn load_vsock() -> Result<(), PeerError> {
+    const DEVICE: &str = "/dev/vhost-vsock";
+    if Path::new(DEVICE).exists() {
+        return Ok(());
+    }
+    let output = Command::new("modprobe")
+        .arg("vhost_vsock")
+        .output()
+        .map_err(prepare("run modprobe"))?;
+    if Path::new(DEVICE).exists() {
+        return Ok(());
+    }
+    Err(PeerError::Refused {
+        peer: PEER,
+        command: "modprobe vhost_vsock".to_owned(),
+        answer: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+fn version() -> Result<String, PeerError> {
+    let output = Command::new(PROGRAM)
+        .arg("--version")
+        .output()
+        .map_err(prepare(format!("run {PROGRAM}")))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().nth(3).unwrap_or("of no version");
+    Ok(version.to_owned())
+}
+
+fn memory_file(guest: &Guest) -> PathBuf {
+    guest.scratch.join("qemu-memory")
+}
+
+fn saved_memory(guest: &Guest) -> PathBuf {
+    guest.scratch.join("qemu-memory-saved")
+}
+
+fn state_file(guest: &Guest) -> PathBuf {
+    guest.scratch.join("qemu-state")
+}
+
+/// Boots once and leaves memory and state in their files.
+fn save(guest: &Guest) -> Result<(), PeerError> {
+    let machine = Machine::start(guest, &[])?;
+    machine.answers("ping\n")?;
+    machine.answers("{}\n")?;
+    let mut control = machine.control()?;
+    control.ignore_shared_memory()?;
+    let target = format!("exec:cat > {}", state_file(guest).display());
+    control.command("migrate", &json!({ "uri": target }))?;
+    control.wait_for_migration()?;
+    // Until the machine is gone, its memory may change.
+    drop(machine);
+    fs::rename(memory_file(guest), saved_memory(guest)).map_err(prepare("keep the memory"))
+}
+
+/// Restores once: milliseconds until PID 1 and until the function has answered.
+fn restore(guest: &Guest, waiting: bool) -> Result<(f64, f64), PeerError> {
+    fs::copy(saved_memory(guest), memory_file(guest)).map_err(prepare("copy the memory"))?;
+    let source = format!("exec:cat {}", state_file(guest).display());
+    let mut begin = Instant::now();
+    let machine = Machine::start(guest, &["-incoming", "defer"])?;
+    let mut control = machine.control()?;
+    control.ignore_shared_memory()?;
+    if waiting {
+        begin = Instant::now();
+    }
+    control.command("migrate-incoming", &json!({ "uri": source }))?;
+    // A connection that is made earlier may be lost with the transport's reset.
+    control.wait_for_event("RESUME")?;
+    machine.answers("ping\n")?;
+    let ready = milliseconds(begin.elapsed());
+    machine.answers("{}\n")?;
+    Ok((ready, milliseconds(begin.elapsed())))
+}
+
+/// A QEMU process; it is killed when it is dropped.
+struct Machine {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Machine {
+    fn start(guest: &Guest, more: &[&str]) -> Result<Self, PeerError> {
+        let socket = guest.scratch.join("qmp");
+        match fs::remove_file(&socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(prepare("remove the old control socket")(error));
+            }
+            _ => {}
+        }
+        let log = fs::File::create(guest.scratch.join("qemu.log"))
+            .map_err(prepare("write QEMU's log"))?;
+        let process = Command::new(PROGRAM)
+            .args(arguments(guest, &socket))
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(prepare(format!("start {PROGRAM}")))?;
+        Ok(Self { process, socket })
+    }
+
+    fn answers(&self, line: &str) -> Result<(), PeerError> {
+        Dial::Vsock { cid: CID }
+            .ask(line, PATIENCE)
+            .map(drop)
+            .map_err(|source| PeerError::Silent { peer: PEER, source })
+    }
+
+    /// Connects to the process as soon as it listens.
+    fn control(&self) -> Result<Control, PeerError> {
+        let begin = Instant::now();
+        loop {
+            match UnixStream::connect(&self.socket) {
+                Ok(stream) => return Control::open(stream),
+                Err(error) if begin.elapsed() > PATIENCE => {
+                    return Err(prepare("reach QEMU's control socket")(error));
+                }
+                Err(_) => std::thread::sleep(std::time::Duration::from_micros(500)),
+            }
+        }
+    }
+}
+
+fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
+    let memory = guest.memory_mib;
+    let disk = |id: &str, path: &Path| {
+        [
+            "-drive".to_owned(),
+            format!(
+                "id={id},file={},format=raw,if=none,readonly=on",
+                path.display()
+            ),
+            "-device".to_owned(),
+            format!("virtio-blk-device,drive={id}"),
+        ]
+    };
+    let mut words: Vec<String> = [
+        "-machine",
+        "microvm,accel=kvm,pit=off,pic=off,rtc=off,memory-backend=ram",
+        "-cpu",
+        "host",
+        "-smp",
+        "1",
+        "-nodefaults",
+        "-no-user-config",
+        "-nographic",
+        "-serial",
+        "null",
+        "-no-reboot",
+        "-append",
+        COMMAND_LINE,
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    words.extend([
+        "-m".to_owned(),
+        format!("{memory}"),
+        "-object".to_owned(),
+        format!(
+            "memory-backend-file,id=ram,size={memory}M,share=on,mem-path={}",
+            memory_file(guest).display()
+        ),
+        "-kernel".to_owned(),
+        guest.kernel.display().to_string(),
+        "-initrd".to_owned(),
+        guest.initramfs.display().to_string(),
+        "-device".to_owned(),
+        format!("vhost-vsock-device,guest-cid={CID}"),
+        "-qmp".to_owned(),
+        format!("unix:{},server=on,wait=off", socket.display()),
+    ]);
+    words.extend(disk("root", &guest.root));
+    words.extend(disk("code", &guest.code));
+    words
+}
+
+/// QEMU's machine protocol.
+struct Control {
+    reader: BufReader<UnixStream>,
+    /// Names of the events that came before an answer.
+    events: Vec<String>,
+}
+
+impl Control {
+    fn open(stream: UnixStream) -> Result<Self, PeerError> {
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .map_err(prepare("limit QEMU's control socket"))?;
+        let mut control = Self {
+            reader: BufReader::new(stream),
+            events: Vec::new(),
+        };
+        control.message()?;
+        control.command("qmp_capabilities", &json!({}))?;
+        Ok(control)
+    }
+
+    /// Leaves shared memory where it is when the machine is saved and loaded.
+    fn ignore_shared_memory(&mut self) -> Result<(), PeerError> {
+        let capability = json!([{ "capability": "x-ignore-shared", "state": true }]);
+        let arguments = json!({ "capabilities": capability });
+        self.command("migrate-set-capabilities", &arguments)
+            .map(drop)
+    }
+
+    fn wait_for_migration(&mut self) -> Result<(), PeerError> {
+        let begin = Instant::now();
+        loop {
+            let answer = self.command("query-migrate", &json!({}))?;
+            match answer["status"].as_str() {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => {
+                    return Err(refused("query-migrate", &answer));
+                }
+                _ if begin.elapsed() > PATIENCE => {
+                    return Err(refused("query-migrate", &answer));
+                }
+                _ => std::thread::sleep(std::time::Duration::from_millis(5)),
+            }
+        }
+    }
+
+    fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, PeerError> {
+        self.events.clear();
+        let mut text = json!({ "execute": name, "arguments": arguments }).to_string();
+        text.push('\n');
+        let stream = self.reader.get_mut();
+        stream
+            .write_all(text.as_bytes())
+            .map_err(prepare(format!("send {name}")))?;
+        loop {
+            let message = self.message()?;
+            if let Some(answer) = message.get("return") {
+                return Ok(answer.clone());
+            }
+            if message.get("error").is_some() {
+                return Err(refused(name, &message));
+            }
+            self.events.extend(event_name(&message));
+        }
+    }
+
+    /// Waits for an event that came after the last command or comes now. Bounded by
+    /// the socket's limit, and by what QEMU can say.
+    fn wait_for_event(&mut self, name: &str) -> Result<(), PeerError> {
+        while !self.events.iter().any(|event| event == name) {
+            let message = self.message()?;
+            self.events.extend(event_name(&message));
+        }
+        Ok(())
+    }
+
+    fn message(&mut self) -> Result<Value, PeerError> {
+        let mut line = String::new();
+        let read = self.reader.read_line(&mut line);
+        read.map_err(prepare("read QEMU's control socket"))?;
+        serde_json::from_str(&line).map_err(|source| prepare("understand QEMU")(source.into()))
+    }
+}
+
+fn event_name(message: &Value) -> Option<String> {
+    Some(message.get("event")?.as_str()?.to_owned())
+}
+
+fn refused(command: &str, answer: &Value) -> PeerError {
+    PeerError::Refused {
+        peer: PEER,
+        command: command.to_owned(),
+        answer: answer.to_string(),
+    }
+}

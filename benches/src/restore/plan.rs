@@ -1,0 +1,162 @@
+//! Which combinations are measured, and the agent's configuration for each.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+/// Requests before the first sample: one that loads the snapshot, one that is recorded
+/// or prefetched, one more that finds what those left.
+pub const WARM_UP: usize = 3;
+
+/// For one microVM that serves on, alone.
+pub const FOOTPRINT: &str = "[pools]\nblank = 0\n[pager]\nworking_sets = false\n";
+
+/// Whether the snapshot's pages are in the agent's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// Those that earlier requests needed.
+    Warm,
+    /// None: the agent has just started.
+    Cold,
+}
+
+/// One combination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// Requests at the same time.
+    pub concurrency: usize,
+    /// Rounds of so many requests.
+    pub rounds: usize,
+    /// The snapshot's pages.
+    pub cache: Cache,
+    /// Whether working sets are recorded and prefetched.
+    pub prefetch: bool,
+    /// Whether blank microVMs wait, one for each request of a round.
+    pub blank_pool: bool,
+    /// Tells two series of the same combination apart.
+    pub repeat: usize,
+}
+
+/// The agent that the functions are created with.
+pub const FIRST: Setting = Setting {
+    concurrency: 1,
+    rounds: 0,
+    cache: Cache::Warm,
+    prefetch: true,
+    blank_pool: true,
+    repeat: 0,
+};
+
+impl Setting {
+    /// How many blank microVMs wait before a round.
+    pub const fn blanks(&self) -> usize {
+        if self.blank_pool { self.concurrency } else { 0 }
+    }
+
+    /// The agent's configuration.
+    pub fn toml(&self) -> String {
+        let (blanks, working_sets) = (self.blanks(), self.prefetch);
+        format!(
+            "[reset]\nin_place = false\n\
+             [pools]\nblank = {blanks}\nblank_starting = 1\nblank_per_second = 1000\n\
+             [pager]\nworking_sets = {working_sets}\n\
+             [limits]\nmax_environments = 256\nmax_concurrent_requests = 256\n"
+        )
+    }
+
+    /// The conditions of its rows.
+    pub fn params<'a>(&self, runtime: &str) -> [(&'a str, Value); 6] {
+        let cache = match self.cache {
+            Cache::Warm => "warm",
+            Cache::Cold => "cold",
+        };
+        [
+            ("runtime", json!(runtime)),
+            ("concurrency", json!(self.concurrency)),
+            ("cache", json!(cache)),
+            ("prefetch", json!(self.prefetch)),
+            ("blank_pool", json!(self.blank_pool)),
+            ("repeat", json!(self.repeat)),
+        ]
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = |on| if on { "on" } else { "off" };
+        write!(
+            f,
+            "{:?} cache, prefetch {}, blank pool {}, {} at once, {} rounds",
+            self.cache,
+            on(self.prefetch),
+            on(self.blank_pool),
+            self.concurrency,
+            self.rounds
+        )
+    }
+}
+
+/// Every combination, in the order of the report.
+pub fn settings(quick: bool) -> Vec<Setting> {
+    let warm = Setting {
+        concurrency: 1,
+        rounds: if quick { 5 } else { 30 },
+        cache: Cache::Warm,
+        prefetch: true,
+        blank_pool: true,
+        repeat: 1,
+    };
+    let cold = Setting {
+        cache: Cache::Cold,
+        rounds: if quick { 2 } else { 6 },
+        ..warm
+    };
+    let mut settings = vec![
+        warm,
+        Setting { repeat: 2, ..warm },
+        Setting {
+            blank_pool: false,
+            rounds: if quick { 2 } else { 10 },
+            ..warm
+        },
+        cold,
+        Setting {
+            prefetch: false,
+            ..cold
+        },
+    ];
+    if !quick {
+        settings.push(Setting {
+            concurrency: 10,
+            rounds: 3,
+            ..warm
+        });
+        settings.push(Setting {
+            concurrency: 50,
+            rounds: 2,
+            ..warm
+        });
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_is_measured_once() {
+        let settings = settings(false);
+        for (index, setting) in settings.iter().enumerate() {
+            assert!(!settings[..index].contains(setting), "{setting}");
+        }
+    }
+
+    #[test]
+    fn a_round_of_fifty_finds_fifty_blank_machines() {
+        let fifty = settings(false);
+        let fifty = fifty.iter().find(|s| s.concurrency == 50).unwrap();
+        assert!(fifty.toml().contains("blank = 50\n"));
+        assert_eq!(fifty.blanks(), 50);
+    }
+}

@@ -1,0 +1,209 @@
+//! From samples to rows, and from rows to checks.
+
+use serde_json::{Value, json};
+
+use super::footprint::Footprint;
+use super::plan::Setting;
+use super::samples::{Sample, Series};
+use crate::report::table::number;
+use crate::report::{Report, Row, Samples};
+
+/// KiB of a MiB.
+const KIB: f64 = 1024.0;
+/// How much the medians of two series of the same combination may differ.
+const REPEATABLE: f64 = 0.02;
+
+/// A target: its check's name, the row, what `runtime` the row is of, and the most that
+/// its median may be.
+const TARGETS: [(&str, &str, &str, f64); 4] = [
+    ("restore/target_a", "restore/a", "python", 0.20),
+    ("restore/target_b", "restore/b", "python", 1.0),
+    ("restore/target_provided", "restore/answer", "provided", 2.0),
+    ("restore/target_python", "restore/answer", "python", 4.0),
+];
+/// Most times that the median goes into the 99th percentile of fifty at once.
+const SPREAD: f64 = 5.0;
+/// A cold cache with a working set takes at most this share of the faults without.
+const FAULT_SHARE: f64 = 0.25;
+
+/// Adds the rows of one setting.
+pub fn rows(report: &mut Report, runtime: &str, setting: &Setting, series: &Series) {
+    let params = || setting.params(runtime);
+    type Clock = fn(&Sample) -> u64;
+    let clocks: [(&str, Clock); 5] = [
+        ("restore/command", |s| s.record.restore_ns),
+        ("restore/b", |s| s.record.restore_ns + s.record.resume_ns),
+        ("restore/answer", |s| {
+            s.record.restore_ns + s.record.resume_ns + s.record.function_ns
+        }),
+        ("restore/function", |s| s.record.function_ns),
+        ("restore/c", |s| {
+            u64::try_from(s.latency.as_nanos()).unwrap_or(u64::MAX)
+        }),
+    ];
+    for (name, clock) in clocks {
+        report.add(series.times(clock).row(name, params()));
+    }
+    let faults = series.counts("faults", |s| s.record.userfaults);
+    report.add(faults.row("restore/userfaults", params()));
+    let wanted = if setting.blank_pool { "hit" } else { "miss" };
+    let as_wanted = |s: &&Sample| s.record.blank_pool.as_deref() == Some(wanted);
+    let (all, right) = (
+        series.samples.len(),
+        series.samples.iter().filter(as_wanted).count(),
+    );
+    report.check(
+        "restore/setting",
+        all == right && all == setting.rounds * setting.concurrency,
+        format!("{runtime}: {setting}: {right} of {all} requests found a {wanted}"),
+    );
+}
+
+/// Adds what one microVM uses.
+pub fn footprint(report: &mut Report, runtime: &str, footprint: Footprint, sample: &Sample) {
+    let mut add = |name: &str, unit: &'static str, value: f64| {
+        let mut samples = Samples::new(unit);
+        samples.push(value);
+        report.add(samples.row(name, [("runtime", json!(runtime))]));
+    };
+    let mib = |kib: u64| crate::report::whole(kib) / KIB;
+    add(
+        "restore/memory_after_request",
+        "MiB",
+        mib(footprint.private_kib),
+    );
+    add("restore/bytes_copied", "MiB", mib(footprint.copied_kib));
+    add(
+        "restore/faults_of_first",
+        "faults",
+        crate::report::whole(sample.record.userfaults),
+    );
+    if let Some(exits) = footprint.exits {
+        add("restore/exits", "exits", crate::report::whole(exits));
+    }
+}
+
+/// Holds the rows against the targets.
+pub fn check(report: &mut Report) {
+    let mut checks = Vec::new();
+    for (name, row, runtime, most) in TARGETS {
+        let headline = |r: &&Row| r.name == row && is_headline(r, runtime);
+        if let Some(row) = report.rows.iter().find(headline) {
+            let detail = format!("{} ms, at most {most} ms", number(row.p50));
+            checks.push((name.to_owned(), row.p50 <= most, detail));
+        }
+    }
+    checks.extend(no_second_userfault(report));
+    checks.extend(fewer_faults(report));
+    checks.extend(fifty_at_once(report));
+    checks.extend(repeatable(report));
+    for (name, ok, detail) in checks {
+        report.check(&name, ok, detail);
+    }
+}
+
+type Verdict = Option<(String, bool, String)>;
+
+fn param<'a>(row: &'a Row, name: &str) -> Option<&'a Value> {
+    row.params.get(name)
+}
+
+fn has(row: &Row, wanted: &[(&str, Value)]) -> bool {
+    wanted
+        .iter()
+        .all(|(name, value)| param(row, name) == Some(value))
+}
+
+/// One request at a time, warm, with everything on.
+fn is_headline(row: &Row, runtime: &str) -> bool {
+    has(
+        row,
+        &[
+            ("runtime", json!(runtime)),
+            ("concurrency", json!(1)),
+            ("cache", json!("warm")),
+            ("prefetch", json!(true)),
+            ("blank_pool", json!(true)),
+            ("repeat", json!(1)),
+        ],
+    )
+}
+
+fn no_second_userfault(report: &Report) -> Verdict {
+    let rows = || {
+        report
+            .rows
+            .iter()
+            .filter(|r| r.name == "restore/userfaults")
+            .filter(|r| has(r, &[("cache", json!("warm")), ("concurrency", json!(1))]))
+    };
+    let most = rows()
+        .map(|row| row.p99)
+        .fold(None, |most: Option<f64>, p99| {
+            Some(most.map_or(p99, |most| most.max(p99)))
+        })?;
+    let detail = format!("at most {} in a restore on a warm cache", number(most));
+    Some(("restore/no_userfault".to_owned(), most == 0.0, detail))
+}
+
+fn fewer_faults(report: &Report) -> Verdict {
+    let cold = |prefetch: bool| {
+        report
+            .rows
+            .iter()
+            .filter(|r| r.name == "restore/userfaults")
+            .find(|r| {
+                has(
+                    r,
+                    &[("cache", json!("cold")), ("prefetch", json!(prefetch))],
+                )
+            })
+            .map(|row| row.p50)
+    };
+    let (with, without) = (cold(true)?, cold(false)?);
+    let detail = format!(
+        "{} with a working set, {} without",
+        number(with),
+        number(without)
+    );
+    let ok = with <= without * FAULT_SHARE;
+    Some(("restore/fewer_faults".to_owned(), ok, detail))
+}
+
+fn fifty_at_once(report: &Report) -> Verdict {
+    let mut rows = report.rows.iter();
+    let row = rows.find(|r| r.name == "restore/c" && has(r, &[("concurrency", json!(50))]))?;
+    let detail = format!("p50 {} ms, p99 {} ms", number(row.p50), number(row.p99));
+    let ok = row.p99 <= row.p50 * SPREAD;
+    Some(("restore/fifty_at_once".to_owned(), ok, detail))
+}
+
+fn repeatable(report: &Report) -> Vec<(String, bool, String)> {
+    let first = |row: &&Row| has(row, &[("repeat", json!(1))]);
+    let pairs = report.rows.iter().filter(first).filter_map(|one| {
+        let again = |row: &&Row| {
+            let mut params = row.params.clone();
+            params.insert("repeat".to_owned(), json!(1));
+            row.name == one.name && row.params != one.params && params == one.params
+        };
+        Some((one, report.rows.iter().find(again)?))
+    });
+    pairs
+        .filter(|(one, _)| one.unit == "ms")
+        .map(|(one, again)| {
+            let difference = (one.p50 - again.p50).abs() / one.p50.max(f64::MIN_POSITIVE);
+            let detail = format!(
+                "{}: {} and {} ms, {:.1} % apart",
+                one.name,
+                number(one.p50),
+                number(again.p50),
+                difference * 100.0
+            );
+            (
+                "restore/repeatable".to_owned(),
+                difference < REPEATABLE,
+                detail,
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,42 @@
+//! What one request showed.
+
+use std::time::Duration;
+
+use crate::facts::Record;
+use crate::report::{Samples, milliseconds, whole};
+
+/// One request in a microVM of its own.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// At the caller.
+    pub latency: Duration,
+    /// What the agent measured.
+    pub record: Record,
+}
+
+/// The requests of one setting.
+#[derive(Debug, Clone, Default)]
+pub struct Series {
+    /// In no order.
+    pub samples: Vec<Sample>,
+}
+
+impl Series {
+    /// A duration of each request, in milliseconds.
+    pub fn times(&self, ns: impl Fn(&Sample) -> u64) -> Samples {
+        let mut samples = Samples::new("ms");
+        for sample in &self.samples {
+            samples.push(milliseconds(Duration::from_nanos(ns(sample))));
+        }
+        samples
+    }
+
+    /// A count of each request.
+    pub fn counts(&self, unit: &'static str, count: impl Fn(&Sample) -> u64) -> Samples {
+        let mut samples = Samples::new(unit);
+        for sample in &self.samples {
+            samples.push(whole(count(sample)));
+        }
+        samples
+    }
+}

@@ -1,0 +1,133 @@
+//! `cargo xtask demo` and `cargo xtask bench`: prepare everything, then let
+//! `snapback-bench` measure wherever KVM is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::assets;
+use crate::cache::Cache;
+use crate::execution;
+use crate::host_box::{Clock, Settings};
+use crate::initramfs;
+use crate::job::Job;
+use crate::packages;
+use crate::place::{self, Place};
+use crate::process;
+use crate::workspace;
+
+/// How long the demonstration itself may take.
+const DEMO_LIMIT: Duration = Duration::from_secs(900);
+/// How long a benchmark may take: under emulation, a microVM starts slowly.
+const BENCH_LIMIT: Duration = Duration::from_secs(5400);
+/// Fifty microVMs at once, and two copies of a peer's memory.
+const BENCH_MEMORY_MIB: u32 = 8192;
+/// PID 1 of the guest that the peers restore.
+const PEER_PACKAGE: &str = "snapback-peer-init";
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Benchmark {
+    /// How long a request waits for a microVM that does not exist.
+    Restore,
+}
+
+impl Benchmark {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Restore => "restore",
+        }
+    }
+}
+
+/// Where results go, beside the terminal.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// The report as JSON.
+    pub json: Option<PathBuf>,
+    /// The medians as a picture.
+    pub plot: Option<PathBuf>,
+}
+
+/// Runs the demonstration; the result is its exit status.
+pub fn demo(json: Option<PathBuf>, clock: Clock) -> Result<u8> {
+    let settings = Settings {
+        clock,
+        ..place::default_settings(DEMO_LIMIT)
+    };
+    let files = Files { json, plot: None };
+    run(vec!["demo".to_owned()], &files, &settings)
+}
+
+/// Runs a benchmark; the result is its exit status.
+pub fn bench(benchmark: Benchmark, quick: bool, files: &Files, clock: Clock) -> Result<u8> {
+    let image = workspace::target().join("peer-init.cpio");
+    initramfs::make(PEER_PACKAGE, &image)?;
+    let mut words = vec![benchmark.name().to_owned()];
+    words.extend(["--peer-init".to_owned(), path_word(&image)]);
+    if quick {
+        words.push("--quick".to_owned());
+    }
+    let settings = Settings {
+        clock,
+        memory_mib: BENCH_MEMORY_MIB,
+        timeout: BENCH_LIMIT,
+    };
+    run(words, files, &settings)
+}
+
+/// Builds what is needed, runs `snapback-bench` with `words`, and brings its files back.
+fn run(words: Vec<String>, files: &Files, settings: &Settings) -> Result<u8> {
+    packages::ensure()?;
+    let cache = Cache::open()?;
+    let assets = assets::make(&cache)?;
+    eprintln!("  .. build snapback, snapback-vmm and snapback-bench");
+    process::visible(workspace::cargo().args([
+        "build",
+        "--release",
+        "--package=snapback",
+        "--package=snapback-vmm",
+        "--package=snapback-bench",
+    ]))?;
+    let binaries = workspace::target().join("release");
+    let place = Place::choose(&binaries)?;
+    eprintln!("  ok this runs {}", place.describe());
+
+    let results = tempfile::Builder::new()
+        .prefix("snapback-results-")
+        .tempdir()
+        .context("cannot create a temporary directory for the results")?;
+    let wanted = [("--json", &files.json), ("--plot", &files.plot)];
+    let wanted = wanted.map(|(flag, to)| {
+        let made = results.path().join(flag.trim_start_matches('-'));
+        to.as_ref().map(|to| (flag, made, to))
+    });
+    let mut command = vec![path_word(&binaries.join("snapback-bench"))];
+    command.extend(words);
+    command.extend(["--assets".to_owned(), path_word(&assets)]);
+    command.extend(["--bin-dir".to_owned(), path_word(&binaries)]);
+    for (flag, made, _) in wanted.iter().flatten() {
+        command.extend([(*flag).to_owned(), path_word(made)]);
+    }
+    let mut job = Job::new(command)?;
+    job.shares.push(results.path().to_owned());
+    let outcome = place.run(&cache, settings, job, &mut execution::pass_on)?;
+    if let Some(trouble) = outcome.trouble() {
+        eprintln!("error: the measurement failed: {trouble}");
+    }
+    for (_, made, to) in wanted.iter().flatten() {
+        // A run that failed may have written what it found out.
+        if made.exists() || outcome.code() == 0 {
+            fs::copy(made, to)
+                .with_context(|| format!("cannot write the results to {}", to.display()))?;
+        }
+    }
+    Ok(outcome.code())
+}
+
+fn path_word(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
