@@ -281,3 +281,33 @@ impl AsFd for Orphans {
         self.signals.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_images_command_is_the_runtime_in_place_of_a_bootstrap() {
+        let container = Container {
+            arguments: vec!["/srv/app".into(), "two words".into()],
+            environment: Vec::new(),
+            folder: "/srv".into(),
+        };
+        let layout = Layout::lambda(Some(container));
+        let program = layout.runtime(Vec::new()).unwrap();
+        assert_eq!(program.path, Path::new("/srv/app"));
+        assert_eq!(program.arguments, ["two words"]);
+        assert_eq!(program.folder, Path::new("/srv"));
+
+        // Where there is neither, it is said where a bootstrap may be.
+        let error = Layout::lambda(None).runtime(Vec::new()).unwrap_err();
+        let text = error.to_string();
+        for place in [
+            "/var/task/bootstrap",
+            "/opt/bootstrap",
+            "/var/runtime/bootstrap",
+        ] {
+            assert!(text.contains(place), "{text}");
+        }
+    }
+}

@@ -175,10 +175,12 @@ fn code_that_is_not_there_or_has_no_files_is_refused() {
     agent.create("f", &empty, &[]).refuses("it has no files");
     agent
         .create("f", &empty.join("missing"), &[])
-        .refuses("is not a folder");
+        .refuses("there is nothing at");
     let file = empty.join("app.py");
     fs::write(&file, ECHO).unwrap();
-    agent.create("f", &file, &[]).refuses("is not a folder");
+    agent
+        .create("f", &file, &[])
+        .refuses("it is neither a zip nor a tar archive");
     let garbage = agent.http("POST", "/v1/code", &[], b"this is no tar archive at all");
     assert_eq!(garbage.status, 400, "{garbage:?}");
     let unknown = agent.create_over_http("f", &json!("0".repeat(64)));

@@ -46,6 +46,8 @@ pub enum Kind {
 /// What a zip begins with; the second is one without files.
 const ZIP_MAGICS: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
 const GZIP_MAGIC: &[u8] = b"\x1f\x8b";
+/// As much of an archive says what it is, in bytes: a tar archive's first header.
+const START: u64 = 512;
 
 /// Unpacks the archive below the empty folder `to`, with `scratch` (an empty folder on the same
 /// file system) for contents; at most `max_bytes` of content.
@@ -65,14 +67,15 @@ pub fn unpack(
     let mut budget = Budget::new(max_bytes, archive_bytes);
     let mut spool = Spool::new(scratch);
     let mut tree = Tree::new(Links::Refused);
-    let mut magic = [0; 4];
-    let read = read_start(&mut archive, &mut magic)?;
-    if ZIP_MAGICS.contains(&&magic[..read]) {
+    let start = read_start(&mut archive)?;
+    if ZIP_MAGICS.iter().any(|magic| start.starts_with(magic)) {
         zipped::read(archive, &mut tree, &mut spool, &mut budget)?;
-    } else if magic.starts_with(GZIP_MAGIC) {
+    } else if tarball::begins_with(&start) {
+        tarball::read(archive, &mut tree, &mut spool, &mut budget)?;
+    } else if start.starts_with(GZIP_MAGIC) {
         return Err(UnpackError::Compressed);
     } else {
-        tarball::read(archive, &mut tree, &mut spool, &mut budget)?;
+        return Err(UnpackError::Unknown);
     }
     if oci::is_layout(&tree) {
         let image = oci::apply(&tree, &mut spool, max_bytes)?;
@@ -87,17 +90,15 @@ pub fn unpack(
 }
 
 /// Reads what there is of the first bytes, and goes back.
-fn read_start(archive: &mut File, into: &mut [u8; 4]) -> Result<usize, UnpackError> {
+fn read_start(archive: &mut File) -> Result<Vec<u8>, UnpackError> {
     let mut start = Vec::new();
-    let limit = u64::try_from(into.len()).unwrap_or(0);
     archive
         .by_ref()
-        .take(limit)
+        .take(START)
         .read_to_end(&mut start)
         .and_then(|_| archive.seek(SeekFrom::Start(0)))
         .map_err(io_error("reading the archive"))?;
-    into[..start.len()].copy_from_slice(&start);
-    Ok(start.len())
+    Ok(start)
 }
 
 #[cfg(test)]

@@ -21,6 +21,9 @@ pub enum UnpackError {
     /// The archive is empty.
     #[error("it has no files: the function's code belongs at its top level")]
     Empty,
+    /// Neither a zip nor a tar archive.
+    #[error("it is neither a zip nor a tar archive: code is a folder, a zip or a container image")]
+    Unknown,
     /// A compressed tar archive.
     #[error("it is compressed with gzip: send the tar archive itself, or a zip")]
     Compressed,

@@ -29,6 +29,17 @@ pub enum Item<'a, 'e, R: Read> {
     HardLink(Vec<Name>, Vec<u8>),
 }
 
+/// Where a header says that it is one, and what it says there in both dialects (POSIX and
+/// GNU); an archive of nothing begins with zeroes.
+const MAGIC_AT: usize = 257;
+const MAGIC: &[u8] = b"ustar";
+
+/// Whether an archive's first bytes are a tar archive's.
+pub fn begins_with(start: &[u8]) -> bool {
+    let magic = start.get(MAGIC_AT..).unwrap_or_default();
+    magic.starts_with(MAGIC) || (!magic.is_empty() && start.iter().all(|byte| *byte == 0))
+}
+
 /// Reads a package's entries into `tree`.
 ///
 /// # Errors

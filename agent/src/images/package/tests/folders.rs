@@ -161,6 +161,8 @@ fn a_cut_or_damaged_archive_is_refused() {
     let mut damaged = whole.clone();
     damaged[0] ^= 0x20;
     Unpacked::new(&damaged).refused("reading the tar archive");
-    Unpacked::new(b"text").refused("reading the tar archive");
+    for other in [&b""[..], b"text", &[b'x'; 2000]] {
+        Unpacked::new(other).refused("it is neither a zip nor a tar archive");
+    }
     Unpacked::new(b"\x1f\x8b\x08").refused("it is compressed with gzip");
 }
