@@ -198,6 +198,26 @@ async fn a_request_waits_for_the_reset_before_it() {
 }
 
 #[tokio::test]
+async fn without_resets_every_request_has_an_environment_of_its_own() {
+    let pretend = Arc::new(Pretend::default());
+    let limits = PoolLimits {
+        max_environments: 4,
+        idle: Duration::from_secs(60),
+        reset_in_place: false,
+        blanks: NO_BLANKS,
+    };
+    let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
+    tokio::spawn(pool.run());
+    for _ in 0..3 {
+        let (_, fresh, outcome) = run(&client, "a").await;
+        assert!(fresh);
+        assert!(matches!(outcome, ResetOutcome::Destroyed(why) if why == "reset.in_place is off"));
+    }
+    assert_eq!(pretend.restored.load(Ordering::Relaxed), 3);
+    assert_eq!(pretend.reset.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
 async fn a_failed_reset_or_a_doubt_or_a_dropped_lease_ends_the_environment() {
     let (pretend, client, _task) = pool(4);
     pretend.reset_fails.store(true, Ordering::Relaxed);
