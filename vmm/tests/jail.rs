@@ -155,7 +155,7 @@ fn a_jailed_process_cannot_leave_a_core_dump() {
             .collect::<Vec<_>>()
     };
     assert_eq!(limit("Max core file size"), ["0", "0"]);
-    assert_eq!(limit("Max open files"), ["256", "256"]);
+    assert_eq!(limit("Max open files"), ["1280", "1280"]);
 }
 
 #[test]

@@ -51,7 +51,7 @@ enum Command {
         /// Only integration tests whose name contains this, and nothing else.
         filter: Option<String>,
         /// Kill the integration tests when all together have run this long.
-        #[arg(long, value_name = "S", default_value_t = 1500)]
+        #[arg(long, value_name = "S", default_value_t = 2400)]
         timeout: u64,
     },
     /// Show a real function being snapshotted, restored and reset.

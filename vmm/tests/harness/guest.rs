@@ -48,9 +48,10 @@ def handler(event, context):
 
 fn code_image() -> File {
     let dir = tempfile::tempdir().unwrap();
+    // As the agent packs a function (`agent/src/images/`).
     let code = dir.path().join("code");
-    std::fs::create_dir(&code).unwrap();
-    std::fs::write(code.join("app.py"), FUNCTION).unwrap();
+    std::fs::create_dir_all(code.join("task")).unwrap();
+    std::fs::write(code.join("task/app.py"), FUNCTION).unwrap();
     let image = dir.path().join("code.erofs");
     let made = Command::new("mkfs.erofs")
         .args(["-T0", "--all-root", "--quiet"])

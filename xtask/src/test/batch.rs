@@ -1,15 +1,35 @@
-//! Runs many test programs as one job: the box is started once for all of them.
+//! Runs many test programs as one job: a box is started once for all of them.
 
 use anyhow::Result;
 
 use super::libtest::{ProgramTally, Tally};
 use super::programs::TestProgram;
 use crate::execution::{self, Outcome, Stream};
+use crate::place::Place;
 use crate::shell;
 
 /// The start of a line by which the batch's script says where it is. Followed by `begin INDEX`
 /// or `end INDEX STATUS`.
 const MARK: &str = "@@snapback-batch ";
+
+/// The programs that run on one host, for each host. A box emulates one processor, so two
+/// boxes share the work: one has the tests of the whole agent, the other all others.
+pub fn split(programs: &[TestProgram], place: Place) -> Vec<Vec<TestProgram>> {
+    let of_agent = |program: &&TestProgram| program.name.starts_with("tests/");
+    let batches = match place {
+        Place::Native => vec![programs.to_vec()],
+        Place::Box => {
+            let (whole, parts) = programs.iter().partition::<Vec<_>, _>(of_agent);
+            [whole, parts]
+                .map(|batch| batch.into_iter().cloned().collect())
+                .to_vec()
+        }
+    };
+    batches
+        .into_iter()
+        .filter(|batch: &Vec<TestProgram>| !batch.is_empty())
+        .collect()
+}
 
 /// The script that runs `programs` one after the other, each test alone.
 pub fn script(programs: &[TestProgram], filter: Option<&str>) -> String {
@@ -186,6 +206,23 @@ mod tests {
             }
         );
         assert_eq!(unwell, ["a"]);
+    }
+
+    #[test]
+    fn two_boxes_share_the_programs_and_one_host_has_them_all() {
+        let all = programs(&["vmm/test/a", "tests/test/b", "agent/test/c"]);
+        let names = |place, all: &[TestProgram]| -> Vec<Vec<String>> {
+            let batches = split(all, place).into_iter();
+            let names = batches.map(|batch| batch.into_iter().map(|p| p.name).collect());
+            names.collect()
+        };
+        let expected = [vec!["tests/test/b"], vec!["vmm/test/a", "agent/test/c"]];
+        assert_eq!(names(Place::Box, &all), expected);
+        assert_eq!(
+            names(Place::Native, &all),
+            [vec!["vmm/test/a", "tests/test/b", "agent/test/c"]]
+        );
+        assert_eq!(names(Place::Box, &all[..1]), [vec!["vmm/test/a"]]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod libtest;
 mod programs;
 
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -124,31 +125,67 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
     let binaries = workspace::target().join("debug");
     let place = Place::choose(&binaries)?;
     heading(&format!("integration tests, {}", place.describe()));
-    let script = batch::script(&integration, options.filter.as_deref());
-    let mut job = Job::new(vec!["sh".to_owned(), "-c".to_owned(), script])?;
-    job.set("SNAPBACK_ASSETS", assets.to_string_lossy());
-    job.set("SNAPBACK_BIN_DIR", binaries.to_string_lossy());
-    job.set("SNAPBACK_EXAMPLES", examples.to_string_lossy());
-    job.set("SNAPBACK_PYTHON", &boto3.python);
-    job.set("SNAPBACK_BOTO3", boto3.packages.to_string_lossy());
-    if let Some(bless) = std::env::var_os(BLESS) {
-        // Tests write what they would compare with.
-        job.set(BLESS, bless.to_string_lossy());
-        job.shares.push(workspace::root().join("tests/goldens"));
+    let prepare = |script| -> Result<Job> {
+        let mut job = Job::new(vec!["sh".to_owned(), "-c".to_owned(), script])?;
+        job.set("SNAPBACK_ASSETS", assets.to_string_lossy());
+        job.set("SNAPBACK_BIN_DIR", binaries.to_string_lossy());
+        job.set("SNAPBACK_EXAMPLES", examples.to_string_lossy());
+        job.set("SNAPBACK_PYTHON", &boto3.python);
+        job.set("SNAPBACK_BOTO3", boto3.packages.to_string_lossy());
+        if let Some(bless) = std::env::var_os(BLESS) {
+            // Tests write what they would compare with.
+            job.set(BLESS, bless.to_string_lossy());
+            job.shares.push(workspace::root().join("tests/goldens"));
+        }
+        Ok(job)
+    };
+    let mut jobs = Vec::new();
+    for programs in batch::split(&integration, place) {
+        let job = prepare(batch::script(&programs, options.filter.as_deref()))?;
+        jobs.push((programs, job));
     }
-    let mut follower = batch::Follower::new(&integration);
-    let outcome = place.run(
-        &cache,
-        &place::default_settings(options.limit),
-        job,
-        &mut |stream, bytes| follower.output(stream, bytes),
-    )?;
-    let (tally, unwell) = follower.finish(&outcome);
+    let (tally, unwell) = run_batches(place, &cache, options.limit, jobs)?;
     report.add(tally, unwell);
     if tally.ran() == 0 {
         report.fail("no integration test ran".to_owned());
     }
     Ok(())
+}
+
+/// Runs each batch on a host of its own, all at the same time.
+fn run_batches(
+    place: Place,
+    cache: &Cache,
+    limit: Duration,
+    jobs: Vec<(Vec<TestProgram>, Job)>,
+) -> Result<(Tally, Vec<String>)> {
+    let settings = place::default_settings(limit);
+    let run = |(programs, job): (Vec<TestProgram>, Job)| {
+        let mut follower = batch::Follower::new(&programs);
+        let outcome = place.run(cache, &settings, job, &mut |stream, bytes| {
+            follower.output(stream, bytes)
+        })?;
+        Ok(follower.finish(&outcome))
+    };
+    let ended: Vec<Result<(Tally, Vec<String>)>> = thread::scope(|scope| {
+        let run = &run;
+        let running: Vec<_> = jobs
+            .into_iter()
+            .map(|job| scope.spawn(move || run(job)))
+            .collect();
+        let died = |_| Err(anyhow::anyhow!("a batch of tests could not be followed"));
+        running
+            .into_iter()
+            .map(|batch| batch.join().unwrap_or_else(died))
+            .collect()
+    });
+    let mut sum = (Tally::default(), Vec::new());
+    for batch in ended {
+        let (tally, unwell) = batch?;
+        sum.0 += tally;
+        sum.1.extend(unwell);
+    }
+    Ok(sum)
 }
 
 /// Runs one program of tests that need nothing special.
