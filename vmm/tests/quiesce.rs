@@ -101,7 +101,7 @@ fn assert_counts_up(text: &str, letter: char) {
     let begin = text.find(&first).unwrap_or_else(|| panic!("{text:.300}"));
     let lines: Vec<_> = text[begin..].split_inclusive('\n').collect();
     let (last, whole) = lines.split_last().unwrap();
-    assert!(whole.len() > 20, "{} lines", whole.len());
+    assert!(whole.len() > 2, "{} lines", whole.len());
     for (number, line) in whole.iter().enumerate() {
         assert_eq!(
             *line,
