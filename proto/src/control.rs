@@ -85,6 +85,9 @@ pub enum Command {
         /// Whether a hub comes with it; without one, the guest's other connections
         /// are refused.
         hub: bool,
+        /// Whether another principal than this run's has run in this machine: every
+        /// vCPU passes a branch-predictor barrier first.
+        barrier: bool,
     },
     /// Stop the guest and put everything back to the snapshot.
     Reset,
@@ -327,6 +330,11 @@ mod tests {
 
     use super::*;
 
+    const RUN: Command = Command::Run {
+        hub: false,
+        barrier: false,
+    };
+
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(
             AddressFamily::UNIX,
@@ -341,10 +349,10 @@ mod tests {
     fn a_command_arrives_with_its_descriptors() {
         let (agent, vmm) = pair();
         let (mut reader, writer) = std::io::pipe().unwrap();
-        send(&agent, &Command::Run { hub: false }, &[writer.as_fd()]).unwrap();
+        send(&agent, &RUN, &[writer.as_fd()]).unwrap();
         drop(writer);
         let (command, fds) = receive::<Command>(&vmm).unwrap();
-        assert_eq!(command, Command::Run { hub: false });
+        assert_eq!(command, RUN);
         assert_eq!(fds.len(), 1);
         rustix::io::write(&fds[0], b"here").unwrap();
         drop(fds);
@@ -361,10 +369,7 @@ mod tests {
             receive::<Command>(&vmm),
             Err(ControlError::Closed)
         ));
-        assert!(matches!(
-            send(&vmm, &Command::Run { hub: false }, &[]),
-            Err(ControlError::Closed)
-        ));
+        assert!(matches!(send(&vmm, &RUN, &[]), Err(ControlError::Closed)));
     }
 
     #[test]
@@ -382,7 +387,7 @@ mod tests {
         let (agent, _vmm) = pair();
         let fds = [agent.as_fd(); MAX_FDS + 1];
         assert!(matches!(
-            send(&agent, &Command::Run { hub: false }, &fds),
+            send(&agent, &RUN, &fds),
             Err(ControlError::TooLong)
         ));
     }

@@ -103,6 +103,15 @@ fn forbidden_act(what: &str, jailed: Jailed) -> anyhow::Result<()> {
             rustix::process::Signal::TERM,
         )),
         "memfd" => drop(snapback_vmm::sys::memfd::create("x", 4096)),
+        "blocking" => drop(rustix::fs::fcntl_setfl(
+            std::io::stdin(),
+            rustix::fs::OFlags::empty(),
+        )),
+        "blocking-by-ioctl" => drop(rustix::io::ioctl_fionbio(std::io::stdin(), false)),
+        "another-threads-place" => drop(rustix::thread::sched_setaffinity(
+            Some(rustix::process::getpid()),
+            &rustix::thread::CpuSet::new(),
+        )),
         "vcpu-thread" => {
             jailed.confine_vcpu_thread()?;
             drop(std::thread::Builder::new().spawn(|| ()));

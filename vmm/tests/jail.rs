@@ -179,6 +179,9 @@ fn what_the_policy_does_not_allow_ends_the_process() {
         "terminal",
         "signal",
         "memfd",
+        "blocking",
+        "blocking-by-ioctl",
+        "another-threads-place",
         "vcpu-thread",
     ] {
         let output = run(what);

@@ -31,6 +31,8 @@ pub enum Request {
     Run {
         /// Host ends of what the guest connects to.
         ends: HostEnds,
+        /// Whether the predictors are to be forgotten first.
+        barrier: bool,
     },
     /// See [`Command::Reset`].
     Reset,
@@ -244,14 +246,14 @@ impl Request {
                     lazy,
                 }))
             }
-            Command::Run { hub } => {
+            Command::Run { hub, barrier } => {
                 let hub_end = take_hub(&mut fds, hub);
                 let [channel] = exactly(fds).ok_or(wrong(1 + usize::from(hub)))?;
                 let ends = HostEnds {
                     channel,
                     hub: hub_end,
                 };
-                Ok(Self::Run { ends })
+                Ok(Self::Run { ends, barrier })
             }
             Command::Reset => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
@@ -377,12 +379,16 @@ mod tests {
             },
             lazy: true,
         };
+        let run = |hub| Command::Run {
+            hub,
+            barrier: false,
+        };
         let cases = [
             (boot, 7),
             (with_hub, 8),
             (restore, 7),
-            (Command::Run { hub: false }, 1),
-            (Command::Run { hub: true }, 2),
+            (run(false), 1),
+            (run(true), 2),
             (Command::Reset, 0),
             (Command::Verify, 0),
         ];

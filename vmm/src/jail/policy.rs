@@ -54,6 +54,10 @@ pub enum When {
     },
     /// The request is one of [`IOCTLS`].
     Ioctl,
+    /// The command is one of [`FCNTLS`], or makes a descriptor non-blocking: `F_SETFL`
+    /// with `O_NONBLOCK`. The agent waits on descriptors that it shares with this
+    /// process (the userfaultfd), and must never block in a call on them.
+    Fcntl,
 }
 
 /// Which threads may make a call.
@@ -98,9 +102,9 @@ const EXECUTABLE: u64 = 4;
 /// The flags with which the C library starts a thread, and no others: VM, FS, FILES,
 /// SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID.
 const THREAD_FLAGS: u64 = 0x003d_0f00;
-/// `F_GETFD`, `F_SETFD`, `F_GETFL`, `F_SETFL`, `F_DUPFD_CLOEXEC`, `F_SETPIPE_SZ`,
-/// `F_GETPIPE_SZ`, `F_GET_SEALS`.
-const FCNTLS: &[u64] = &[1, 2, 3, 4, 1030, 1031, 1032, 1034];
+/// `F_GETFD`, `F_SETFD`, `F_GETFL`, `F_DUPFD_CLOEXEC`, `F_SETPIPE_SZ`,
+/// `F_GETPIPE_SZ`, `F_GET_SEALS`; for `F_SETFL` see [`When::Fcntl`].
+pub const FCNTLS: &[u64] = &[1, 2, 3, 1030, 1031, 1032, 1034];
 /// `FALLOC_FL_KEEP_SIZE`, `FALLOC_FL_PUNCH_HOLE`.
 const HOLE: u64 = 3;
 /// `PR_SET_NAME`, `PR_SET_NO_NEW_PRIVS`.
@@ -130,7 +134,7 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_fdatasync, "fdatasync", Always, All, "a guest flushes its scratch disk"),
     call(libc::SYS_lseek, "lseek", Always, All, "holes of a snapshot's memory, of scratch disks"),
     call(libc::SYS_fstat, "fstat", Always, All, "length and kind of a passed file"),
-    call(libc::SYS_fcntl, "fcntl", OneOf { argument: 1, values: FCNTLS }, All, "duplicates, flags"),
+    call(libc::SYS_fcntl, "fcntl", When::Fcntl, All, "duplicates; flags, but none that blocks"),
     call(libc::SYS_close, "close", Always, All, "descriptors end with their owner"),
     call(libc::SYS_dup, "dup", Always, Supervisor, "a second owner of a descriptor"),
     // Waiting.
@@ -169,7 +173,10 @@ pub const CALLS: &[Call] = &[
         "answered with ENOSYS, see NOT_IMPLEMENTED; the C library then uses clone"),
     call(libc::SYS_set_robust_list, "set_robust_list", Always, Supervisor, "a thread begins"),
     call(libc::SYS_rseq, "rseq", Always, Supervisor, "a thread begins"),
-    call(libc::SYS_sched_getaffinity, "sched_getaffinity", Always, Supervisor, "a thread begins"),
+    call(libc::SYS_sched_getaffinity, "sched_getaffinity", Always, All,
+        "a thread begins; where a vCPU's thread may be again after a barrier"),
+    call(libc::SYS_sched_setaffinity, "sched_setaffinity", Null { argument: 0 }, All,
+        "the calling thread stays where it passed the branch-predictor barrier"),
     call(libc::SYS_prctl, "prctl", OneOf { argument: 0, values: PRCTLS }, Supervisor,
         "a thread gets its name or a filter"),
     call(libc::SYS_seccomp, "seccomp", Always, Supervisor,
@@ -306,11 +313,6 @@ pub const IOCTLS: &[Ioctl] = &[
     iow(TUN, 0xd0, 4, "TUNSETOFFLOAD"),
     iow(TUN, 0xd8, 4, "TUNSETVNETHDRSZ"),
     ior(TUN, 0xd2, 4, "TUNGETIFF"),
-    // A descriptor becomes non-blocking.
-    Ioctl {
-        number: 0x5421,
-        name: "FIONBIO",
-    },
 ];
 
 #[cfg(test)]

@@ -112,6 +112,20 @@ fn rules_of(when: When) -> Result<Vec<SeccompRule>, SeccompError> {
             let pid = u64::from(std::process::id());
             one_of(argument, &mut std::iter::once(pid))
         }
+        When::Fcntl => {
+            let mut rules = one_of(1, &mut policy::FCNTLS.iter().copied())?;
+            let word = SeccompCmpArgLen::Dword;
+            let command = u64::from(libc::F_SETFL.unsigned_abs());
+            let flag = u64::from(libc::O_NONBLOCK.unsigned_abs());
+            let conditions = [
+                condition(1, word.clone(), SeccompCmpOp::Eq, command),
+                condition(2, word, SeccompCmpOp::MaskedEq(flag), flag),
+            ];
+            let conditions = conditions.into_iter().collect::<Result<_, _>>();
+            let rule = conditions.and_then(SeccompRule::new);
+            rules.push(rule.map_err(SeccompError::Build)?);
+            Ok(rules)
+        }
         When::Ioctl => one_of(1, &mut IOCTLS.iter().map(|ioctl| u64::from(ioctl.number))),
     }
 }

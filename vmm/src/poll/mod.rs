@@ -32,6 +32,8 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 
+use crate::sys::fds::set_nonblocking;
+
 /// Most descriptors that are handed over at once; the kernel lets the others have
 /// their turn the next time.
 const BATCH: usize = 64;
@@ -169,7 +171,7 @@ impl DevicePoll {
     /// # Errors
     /// When the descriptor cannot be made non-blocking.
     pub fn adopt(&self, fd: OwnedFd, id: u64) -> io::Result<HostFd> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
+        set_nonblocking(&fd)?;
         Ok(HostFd {
             epoll: Arc::clone(&self.epoll),
             token: u64::from(self.device) << ID_BITS | id & ((1 << ID_BITS) - 1),

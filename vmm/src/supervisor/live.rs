@@ -21,7 +21,7 @@ use crate::poll::HostPoll;
 use crate::step::{StepError, kernel};
 use crate::supervisor::Saved;
 use crate::sys::uffd::Uffd;
-use crate::vcpu::{Board, Order, Vcpu, VcpuError};
+use crate::vcpu::{Barrier, Board, Order, Vcpu, VcpuError};
 use crate::virtio::block::{Block, OpenError};
 use crate::virtio::net::{self, Net};
 use crate::virtio::vsock::Vsock;
@@ -197,6 +197,17 @@ impl Live {
             .iter()
             .try_for_each(|vcpu| vcpu.order(Order::Run))?;
         Ok(())
+    }
+
+    /// Has every vCPU pass a branch-predictor barrier before its next run.
+    ///
+    /// # Errors
+    /// When KVM refuses or a vCPU's thread is gone.
+    pub fn forget_predictions(&self, barrier: &Arc<Barrier>) -> Result<(), VcpuError> {
+        for vcpu in &self.vcpus {
+            vcpu.order(Order::ForgetPredictions(Arc::clone(barrier)))?;
+        }
+        self.vcpus.iter().try_for_each(Vcpu::done)
     }
 
     /// Makes every vCPU leave a guest that is over. Nobody waits for them: the end

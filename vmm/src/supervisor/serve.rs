@@ -1,6 +1,7 @@
 //! The loop: commands in, replies and events out, devices served in between.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use snapback_proto::control::{ControlError, Event, Failure, Reply, StopReason};
 
@@ -14,7 +15,7 @@ use crate::bus::GuestEnd;
 use crate::control::{ControlSocket, Request, RequestError, exit_on_hangup, failure};
 use crate::reset::verify::verify;
 use crate::reset::{reset, settle};
-use crate::vcpu::{Stop, Vcpu};
+use crate::vcpu::{Barrier, Stop, Vcpu, VcpuError};
 
 /// The process cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,7 @@ pub fn serve(control: ControlSocket, host: HostDevices) -> Result<(), ServeError
         host,
         state: State::Started,
         machine: Contents::Nothing,
+        barrier: None,
     };
     loop {
         let Wake { control, stopped } =
@@ -66,6 +68,8 @@ struct Supervisor {
     host: HostDevices,
     state: State,
     machine: Contents,
+    /// Made when it is needed first: most machines have one principal.
+    barrier: Option<Arc<Barrier>>,
 }
 
 /// What there is of a machine; `State` says what may be done with it.
@@ -172,7 +176,10 @@ impl Supervisor {
                     Reply::Restored.into(),
                 )
             }
-            (Request::Run { ends }, Contents::Restored(live, saved)) => {
+            (Request::Run { ends, barrier }, Contents::Restored(live, saved)) => {
+                if barrier {
+                    self.forget_predictions(&live).map_err(|e| fail(&e))?;
+                }
                 live.board.bus().attach_hosts(ends).map_err(|e| fail(&e))?;
                 live.resume(&saved).map_err(|e| fail(&e))?;
                 nudge(&live).map_err(|e| fail(&e))?;
@@ -201,6 +208,15 @@ impl Supervisor {
         };
         self.machine = contents;
         Ok(answer)
+    }
+
+    /// No vCPU of `live` speculates on what an earlier guest taught its processor.
+    fn forget_predictions(&mut self, live: &Live) -> Result<(), VcpuError> {
+        let barrier = match &self.barrier {
+            Some(barrier) => Arc::clone(barrier),
+            None => Arc::clone(self.barrier.insert(Arc::new(Barrier::new(&self.host.kvm)?))),
+        };
+        live.forget_predictions(&barrier)
     }
 
     /// A vCPU left its guest without being asked to: the guest is over.

@@ -1,7 +1,7 @@
 //! Descriptors that a process inherits by number, or that a library hides.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
@@ -32,6 +32,17 @@ pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
     // the program takes its inherited descriptors before it opens anything, and
     // `TAKEN` lets each number through once.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes a descriptor non-blocking, in the one way that the jail allows: by a flag that
+/// its filter can see, and never back.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&fd)?;
+    rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?;
+    Ok(())
 }
 
 /// An eventfd for polling; vmm-sys-util knows only its number.

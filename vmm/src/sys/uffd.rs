@@ -13,6 +13,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::fds::set_nonblocking;
+
 const UFFD_API: u64 = 0xaa;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 const UFFD_EVENT_PAGEFAULT: u8 = 0x12;
@@ -115,8 +119,7 @@ impl Uffd {
     /// # Errors
     /// When the descriptor's flags cannot be set.
     pub fn from_owned_fd(fd: OwnedFd) -> io::Result<Self> {
-        let flags = rustix::fs::fcntl_getfl(&fd)?;
-        rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?;
+        set_nonblocking(&fd)?;
         Ok(Self(fd))
     }
 
@@ -161,10 +164,10 @@ impl Uffd {
     pub fn read_events(&self, faults: &mut [Fault]) -> io::Result<usize> {
         let mut bytes = [0_u8; MESSAGE_LEN * MAX_EVENTS];
         let room = faults.len().min(MAX_EVENTS) * MESSAGE_LEN;
-        let read = match rustix::io::read(&self.0, &mut bytes[..room]) {
+        let read = match read_now(&self.0, &mut bytes[..room]) {
             Ok(0) if room > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => read,
-            Err(rustix::io::Errno::AGAIN) => return Ok(0),
+            Err(Errno::AGAIN) => return Ok(0),
             Err(errno) => return Err(errno.into()),
         };
         let (messages, rest) = bytes[..read].as_chunks::<MESSAGE_LEN>();
@@ -198,6 +201,18 @@ impl Uffd {
 impl AsFd for Uffd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// Reads what is there, and never waits: whoever shares the descriptor may have made it
+/// blocking meanwhile. Kernels before 6.10 know no such read of a userfaultfd; there,
+/// only the jail's filter stands in the way.
+fn read_now(fd: &OwnedFd, bytes: &mut [u8]) -> Result<usize, Errno> {
+    let here = u64::MAX;
+    let mut parts = [io::IoSliceMut::new(bytes)];
+    match rustix::io::preadv2(fd, &mut parts, here, ReadWriteFlags::NOWAIT) {
+        Err(Errno::OPNOTSUPP) => rustix::io::read(fd, bytes),
+        read => read,
     }
 }
 

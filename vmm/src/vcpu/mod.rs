@@ -11,10 +11,12 @@
 //! order is answered by one [`Report`]; while the guest runs, the report comes
 //! when it stops.
 
+mod barrier;
 mod dirty;
 mod run;
 mod thread;
 
+pub use barrier::Barrier;
 pub use dirty::DirtyTracker;
 pub use run::{Board, Stop};
 pub use thread::{Order, Report, Vcpu, VcpuError};

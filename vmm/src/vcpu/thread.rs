@@ -8,6 +8,7 @@ use std::time::Duration;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::barrier::{Barrier, Stay};
 use super::run::{Board, Stop, run};
 use super::{DirtyTracker, run::Broken};
 use crate::arch::x86_64::boot::EntryPoint;
@@ -32,6 +33,9 @@ pub enum Order {
     Start(EntryPoint),
     /// Go on from this time, as if the instant had been its own.
     SetTime(VcpuTimeV1, HostInstant),
+    /// Pass a branch-predictor barrier, and stay on the processor where it was until
+    /// the guest has run.
+    ForgetPredictions(Arc<Barrier>),
     /// Run the guest.
     Run,
     /// Read the state: these MSRs, or those that a snapshot can hold of them.
@@ -50,7 +54,7 @@ pub enum Order {
 /// A vCPU thread's answer.
 #[derive(Debug)]
 pub enum Report {
-    /// To `Join`, `Start`, `SetTime` and `Load`.
+    /// To `Join`, `Start`, `SetTime`, `ForgetPredictions` and `Load`.
     Done,
     /// To `Save`.
     Saved(Box<ProcessorV1>),
@@ -130,6 +134,7 @@ impl Vcpu {
             fd,
             shape,
             board: None,
+            stay: None,
             dirty: Arc::clone(&dirty),
             outbox,
             stopped,
@@ -243,6 +248,8 @@ struct Worker {
     fd: VcpuFd,
     shape: Shape,
     board: Option<Board>,
+    /// While the thread may not leave its processor.
+    stay: Option<Stay>,
     dirty: Arc<Mutex<DirtyTracker>>,
     outbox: Sender<Report>,
     stopped: EventFd,
@@ -289,6 +296,14 @@ impl Worker {
                 clock::start_vcpu(&self.fd, &time, at).map_err(kernel("set the guest's time"))?;
                 Ok(Report::Done)
             }
+            Order::ForgetPredictions(barrier) => {
+                if let Some(stay) = self.stay.take() {
+                    stay.release()
+                        .map_err(kernel("let a vCPU's thread move again"))?;
+                }
+                self.stay = Some(barrier.load()?);
+                Ok(Report::Done)
+            }
             Order::Run => self.run(),
             Order::Save { msrs, probe, at } => {
                 let listed = if probe {
@@ -312,6 +327,11 @@ impl Worker {
 
     fn run(&mut self) -> Result<Report, VcpuError> {
         let board = self.board.as_ref().ok_or(VcpuError::Unexpected)?;
-        Ok(Report::Stopped(run(&mut self.fd, board, &self.dirty)))
+        let stop = run(&mut self.fd, board, &self.dirty);
+        if let Some(stay) = self.stay.take() {
+            // One that cannot be moved any more is slower, not less safe.
+            let _ = stay.release();
+        }
+        Ok(Report::Stopped(stop))
     }
 }

@@ -294,7 +294,10 @@ impl TestMachine {
         let hub = self.hub.take();
         let mut fds: Vec<&dyn AsFd> = vec![&theirs];
         fds.extend(hub.as_ref().map(|hub| -> &dyn AsFd { hub }));
-        let run = control::Command::Run { hub: hub.is_some() };
+        let run = control::Command::Run {
+            hub: hub.is_some(),
+            barrier: false,
+        };
         assert_eq!(self.vmm.ask(&run, &fds).0, Reply::Running);
         channel
     }

@@ -252,8 +252,17 @@ impl Running {
 
     /// Lets it run until it has said a line.
     pub fn wake(&mut self) -> String {
+        self.wake_with(false)
+    }
+
+    /// As [`Self::wake`], behind a branch-predictor barrier or not.
+    pub fn wake_with(&mut self, barrier: bool) -> String {
         let (_channel, theirs) = stream_pair();
-        let (reply, _) = self.vmm.ask(&Command::Run { hub: false }, &[&theirs]);
+        let run = Command::Run {
+            hub: false,
+            barrier,
+        };
+        let (reply, _) = self.vmm.ask(&run, &[&theirs]);
         assert_eq!(reply, Reply::Running);
         self.read_until(b'\n')
     }

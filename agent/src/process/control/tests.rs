@@ -6,6 +6,10 @@ use snapback_proto::control::{Devices, StopReason};
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(10);
+const RUN: Command = Command::Run {
+    hub: false,
+    barrier: false,
+};
 
 fn pair(fate: &Fate) -> (ControlClient, OwnedFd) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -33,10 +37,7 @@ async fn a_reply_reaches_the_one_who_asked() {
     let (mut client, socket) = pair(&Fate::default());
     vmm(socket, |_| Some(VmmMessage::Reply(Reply::Running)));
     for _ in 0..3 {
-        let answer = client
-            .command(&Command::Run { hub: false }, &[], LIMIT)
-            .await
-            .unwrap();
+        let answer = client.command(&RUN, &[], LIMIT).await.unwrap();
         assert_eq!(answer.reply, Reply::Running);
     }
 }
@@ -56,10 +57,7 @@ async fn a_command_without_answer_ends_in_time_and_is_the_last() {
             ..
         }
     ));
-    let error = client
-        .command(&Command::Run { hub: false }, &[], LIMIT)
-        .await
-        .unwrap_err();
+    let error = client.command(&RUN, &[], LIMIT).await.unwrap_err();
     assert!(matches!(error, CommandError::InDoubt { .. }));
 }
 
@@ -68,10 +66,7 @@ async fn the_end_of_the_process_is_seen_during_a_command_and_while_idle() {
     let fate = Fate::default();
     let (mut client, socket) = pair(&fate);
     vmm(socket, |_| None);
-    let error = client
-        .command(&Command::Run { hub: false }, &[], LIMIT)
-        .await
-        .unwrap_err();
+    let error = client.command(&RUN, &[], LIMIT).await.unwrap_err();
     assert!(
         matches!(
             error,
@@ -100,10 +95,7 @@ async fn an_event_is_not_taken_for_a_reply() {
     )
     .unwrap();
     vmm(socket, |_| Some(VmmMessage::Reply(Reply::Running)));
-    client
-        .command(&Command::Run { hub: false }, &[], LIMIT)
-        .await
-        .unwrap();
+    client.command(&RUN, &[], LIMIT).await.unwrap();
     assert!(matches!(
         fate.sealed().await,
         Cause::Stopped(StopReason::PoweredOff)

@@ -6,6 +6,8 @@
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
+use crate::sys::fds::set_nonblocking;
+
 /// A non-blocking pipe, or nothing. Writes always succeed.
 #[derive(Debug, Default)]
 pub(super) struct Output {
@@ -16,7 +18,7 @@ pub(super) struct Output {
 impl Output {
     /// Output into `pipe`, which is made non-blocking.
     pub(super) fn to(pipe: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&pipe, true)?;
+        set_nonblocking(&pipe)?;
         Ok(Self {
             pipe: Some(pipe),
             dropped: 0,
