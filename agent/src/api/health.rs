@@ -13,7 +13,7 @@ use crate::node::Node;
 /// Answer to `GET /readyz`.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Readiness {
-    /// Requests are admitted.
+    /// Requests are admitted and can be served.
     ready: bool,
     /// Registered functions.
     functions: usize,
@@ -27,7 +27,8 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: 503 while the node is shutting down.
+/// `GET /readyz`: 503 while the node is shutting down, and when missing pages do not come
+/// any more.
 #[utoipa::path(get, path = "/readyz",
     responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
 pub async fn readyz(State(node): State<Arc<Node>>) -> (StatusCode, Json<Readiness>) {

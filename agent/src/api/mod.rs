@@ -9,7 +9,7 @@
 //!  GET    /v1/functions, /v1/functions/{name}
 //!  DELETE /v1/functions/{name}
 //!  GET    /v1/requests/{id}                          what a request cost
-//!  GET    /healthz, /readyz, /openapi.json
+//!  GET    /healthz, /readyz, /metrics, /openapi.json
 //! ```
 //!
 //! Errors are Lambda's everywhere: a JSON body and `x-amzn-ErrorType`.
@@ -20,6 +20,7 @@ mod event_stream;
 mod functions;
 mod health;
 mod invoke;
+mod metrics;
 mod openapi;
 mod requests;
 mod serve;
@@ -62,6 +63,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/requests/{id}", get(requests::get))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::serve))
         .fallback(errors::not_found)
         .method_not_allowed_fallback(errors::method_not_allowed)

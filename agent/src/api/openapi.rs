@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 
-use super::{functions, health, invoke, requests, streaming};
+use super::{functions, health, invoke, metrics, requests, streaming};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -23,6 +23,7 @@ use super::{functions, health, invoke, requests, streaming};
         requests::get,
         health::healthz,
         health::readyz,
+        metrics::metrics,
     )
 )]
 struct Document;

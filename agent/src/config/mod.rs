@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 mod api;
+mod isolation;
 mod limits;
 mod machines;
 mod memory;
@@ -20,12 +21,13 @@ mod reset;
 mod timeouts;
 
 pub use api::Api;
+pub use isolation::{BetweenPrincipals, Isolation};
 pub use limits::Limits;
 pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
 pub use memory::{Fill, Pager, Snapshots};
 pub use paths::Paths;
 use range::Range;
-pub use reset::Reset;
+pub use reset::{Fraction, Reset};
 pub use timeouts::Timeouts;
 
 /// Where the configuration is looked for.
@@ -51,6 +53,8 @@ pub struct Config {
     pub pager: Pager,
     /// What happens to a microVM after its request.
     pub reset: Reset,
+    /// What is between requests that do not trust one another.
+    pub isolation: Isolation,
     /// Snapshots on disk.
     pub snapshots: Snapshots,
     /// The guest's kernel.
@@ -206,6 +210,29 @@ mod tests {
             let error = check(&remote).unwrap_err();
             assert!(error.to_string().contains("api.allow_remote"), "{error}");
             check(&format!("{remote}\nallow_remote = true")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_fraction_is_from_none_to_all() {
+        let parsed = |text: &str| toml::from_str::<Config>(&format!("[reset]\n{text}"));
+        for (value, sampled) in [("0", 0), ("1", 1), ("1.0", 1)] {
+            let config = parsed(&format!("verify_fraction = {value}")).unwrap();
+            for random in [0, 1, u32::MAX] {
+                let all = config.reset.verify_fraction.samples(random);
+                assert_eq!(u32::from(all), sampled, "{value} {random}");
+            }
+        }
+        let half = parsed("verify_fraction = 0.5")
+            .unwrap()
+            .reset
+            .verify_fraction;
+        assert!(half.samples(u32::MAX / 2 - 1) && !half.samples(u32::MAX / 2 + 1));
+        for value in ["1.01", "-0.1", "nan", "'all'"] {
+            assert!(
+                parsed(&format!("verify_fraction = {value}")).is_err(),
+                "{value}"
+            );
         }
     }
 

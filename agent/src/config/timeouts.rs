@@ -16,6 +16,8 @@ pub struct Timeouts {
     pub command_ms: u64,
     /// A reset.
     pub reset_ms: u64,
+    /// A comparison with the snapshot, after a reset.
+    pub verify_ms: u64,
     /// From the start of a VMM process to guest-init's first word.
     pub boot_ms: u64,
     /// From there to the function's ready point; a function with a longer timeout has
@@ -40,6 +42,7 @@ impl Default for Timeouts {
         Self {
             command_ms: 10_000,
             reset_ms: 10_000,
+            verify_ms: 60_000,
             boot_ms: 60_000,
             init_ms: 130_000,
             resume_ms: 10_000,
@@ -57,6 +60,7 @@ impl Timeouts {
         vec![
             range("timeouts.command_ms", self.command_ms, 1, DAY_MS),
             range("timeouts.reset_ms", self.reset_ms, 1, DAY_MS),
+            range("timeouts.verify_ms", self.verify_ms, 1, DAY_MS),
             range("timeouts.boot_ms", self.boot_ms, 1, DAY_MS),
             range("timeouts.init_ms", self.init_ms, 1, DAY_MS),
             range("timeouts.resume_ms", self.resume_ms, 1, DAY_MS),
@@ -78,5 +82,11 @@ impl Timeouts {
     #[must_use]
     pub const fn reset(&self) -> Duration {
         Duration::from_millis(self.reset_ms)
+    }
+
+    /// [`Self::verify_ms`] as a duration.
+    #[must_use]
+    pub const fn verify(&self) -> Duration {
+        Duration::from_millis(self.verify_ms)
     }
 }

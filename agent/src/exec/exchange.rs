@@ -7,6 +7,7 @@ use snapback_proto::ids::RequestId;
 
 use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};
 use super::deadline::Deadline;
+use super::doubt::{Doubt, Poison};
 use super::invoke::{Invocation, Outcome};
 use super::logs::FunctionLog;
 use super::stream::{Answering, Sink};
@@ -216,9 +217,8 @@ impl Rest {
     /// Waits for the guest's word that nothing is left.
     ///
     /// # Errors
-    /// When it does not come in time, or something else does: in words, for the
-    /// books.
-    pub async fn finish(mut self) -> Result<(), String> {
+    /// When it does not come in time, or something else does.
+    pub async fn finish(mut self) -> Result<(), Doubt> {
         let (mut reader, _writer) = self.channel.split();
         let (request, log) = (&self.request, &mut self.log);
         let finished = async {
@@ -229,9 +229,13 @@ impl Rest {
                         return Ok(());
                     }
                     Ok((message, _)) => {
-                        return Err(out_of_turn(&message, "Finished or Log").to_string());
+                        let words = out_of_turn(&message, "Finished or Log").to_string();
+                        return Err(Doubt::new(Poison::Channel, words));
                     }
-                    Err(error) => return Err(format!("the invocation channel broke: {error}")),
+                    Err(error) => {
+                        let words = format!("the invocation channel broke: {error}");
+                        return Err(Doubt::new(Poison::Channel, words));
+                    }
                 }
             }
         };
@@ -239,7 +243,8 @@ impl Rest {
         self.log.finish();
         finished.unwrap_or_else(|_| {
             let limit = self.limit;
-            Err(format!("the extensions did not finish within {limit:?}"))
+            let words = format!("the extensions did not finish within {limit:?}");
+            Err(Doubt::new(Poison::Extensions, words))
         })
     }
 }

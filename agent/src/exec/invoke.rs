@@ -16,12 +16,13 @@ use snapback_proto::ids::RequestId;
 
 use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};
 use super::deadline::Deadline;
+use super::doubt::{Doubt, Poison};
 use super::exchange::{Answered, Rest, exchange};
 use super::logs::FunctionLog;
 use super::stream::Sink;
 use super::{Environment, Executor, answer, elapsed_ns, wall_clock_ns};
 use crate::ids::{self, EnvironmentId};
-use crate::process::{Cause, CommandError};
+use crate::process::{Cause, CommandError, Fate};
 
 /// How long after the channel broke the microVM's end is waited for, so that the
 /// answer can say why.
@@ -82,8 +83,8 @@ pub struct Completed {
     pub log_tail: Vec<u8>,
     /// What was measured.
     pub facts: InvokeFacts,
-    /// Whether the microVM can be reset; otherwise it must be destroyed.
-    pub resettable: bool,
+    /// Why the microVM cannot be reset, and must be destroyed, when that is so.
+    pub doubt: Option<Doubt>,
     /// What is to be waited for before the reset.
     pub rest: Option<Rest>,
 }
@@ -150,10 +151,55 @@ enum End {
     Vmm(Cause),
 }
 
+impl End {
+    /// Why the microVM cannot be reset after this, when that is so.
+    fn doubt(&self, fate: &Fate) -> Option<Doubt> {
+        match self {
+            Self::TimedOut(_) => Some(Doubt::new(Poison::Timeout, "Sandbox.Timedout")),
+            Self::Broken(error) => Some(Doubt::new(
+                Poison::Channel,
+                format!("the invocation channel broke: {error}"),
+            )),
+            Self::Vmm(cause) => Some(Doubt::new(
+                Poison::of(cause),
+                format!("the microVM ended: {cause}"),
+            )),
+            Self::Answered(answered) => match fate.known() {
+                Some(cause) => Some(Doubt::new(
+                    Poison::of(&cause),
+                    format!("the microVM ended after its answer: {cause}"),
+                )),
+                None => answered.spoilt.then(|| {
+                    let words = "a hook failed after the restore";
+                    let words = match &answered.outcome {
+                        Outcome::FunctionError {
+                            error_type: Some(error_type),
+                            ..
+                        } => format!("{words}: {error_type}"),
+                        _ => words.to_owned(),
+                    };
+                    Doubt::new(Poison::Spoilt, words)
+                }),
+            },
+        }
+    }
+}
+
+/// An end of the microVM breaks the channel, too, and explains more.
+async fn explained(error: InvokeError, fate: &Fate) -> InvokeError {
+    let InvokeError::Unconfirmed { environment, .. } = error else {
+        return error;
+    };
+    match tokio::time::timeout(CAUSE_WAIT, fate.sealed()).await {
+        Ok(cause) => InvokeError::Ended { environment, cause },
+        Err(_) => error,
+    }
+}
+
 impl Executor {
     /// Runs one request in a microVM that is restored (or reset) and untouched. An
     /// answer that comes in pieces goes to the sink, if there is one; the outcome has
-    /// no body then.
+    /// no body then. With `barrier`, processors forget their branch predictions first.
     ///
     /// # Errors
     /// When the request did not reach the function. What happens later is in
@@ -163,23 +209,27 @@ impl Executor {
         environment: &mut Environment,
         invocation: &Invocation,
         sink: Option<Sink>,
+        barrier: bool,
     ) -> Result<Completed, InvokeError> {
         let id = environment.id();
         let start = Instant::now();
-        let mut channel = self.run(environment).await?;
+        let mut channel = self.run(environment, barrier).await?;
         let (mut reader, mut writer) = channel.split();
         let generation = self.next_generation();
         let fate = environment.process.fate();
         let mut log = FunctionLog::new(id, &invocation.request);
         log.begin(invocation);
         let limit = Duration::from_millis(self.timeouts.resume_ms);
-        tokio::select! {
+        let resumed = tokio::select! {
             biased;
-            resumed = resume(id, &mut reader, &mut writer, generation, &mut log) => resumed?,
+            resumed = resume(id, &mut reader, &mut writer, generation, &mut log) => resumed,
             () = tokio::time::sleep(limit) => {
-                return Err(InvokeError::Timeout { environment: id, limit });
+                Err(InvokeError::Timeout { environment: id, limit })
             }
-            cause = fate.sealed() => return Err(InvokeError::Ended { environment: id, cause }),
+            cause = fate.sealed() => Err(InvokeError::Ended { environment: id, cause }),
+        };
+        if let Err(error) = resumed {
+            return Err(explained(error, fate).await);
         }
         let resume_ns = elapsed_ns(start);
 
@@ -206,19 +256,18 @@ impl Executor {
                 .map_or(End::Broken(error), End::Vmm),
             end => end,
         };
-        let (answered, more) = match &end {
-            End::Answered(answered) => (!answered.spoilt, answered.more),
-            _ => (false, false),
-        };
-        let resettable = answered && fate.known().is_none();
-        if resettable && let Some(first_run) = environment.first_run.take() {
+        let more = matches!(&end, End::Answered(answered) if answered.more);
+        let doubt = end.doubt(fate);
+        if doubt.is_none()
+            && let Some(first_run) = environment.first_run.take()
+        {
             // Nobody waits for it; a bounded file.
             drop(tokio::task::spawn_blocking(move || first_run.finish()));
         }
         let outcome = conclude(end, invocation);
         log.end(invocation, facts.function_ns, &outcome);
         let log_tail = log.tail();
-        let rest = if resettable && more {
+        let rest = if doubt.is_none() && more {
             let limit = invocation.timeout.saturating_add(EXTENSION_GRACE);
             Some(Rest::new(channel, invocation.request.clone(), log, limit))
         } else {
@@ -229,12 +278,16 @@ impl Executor {
             outcome,
             log_tail,
             facts,
-            resettable,
+            doubt,
             rest,
         })
     }
 
-    async fn run(&self, environment: &mut Environment) -> Result<Channel, InvokeError> {
+    async fn run(
+        &self,
+        environment: &mut Environment,
+        barrier: bool,
+    ) -> Result<Channel, InvokeError> {
         let id = environment.id();
         let (channel, theirs) = Channel::pair().map_err(|source| InvokeError::Unconfirmed {
             environment: id,
@@ -242,11 +295,13 @@ impl Executor {
         })?;
         let control = &mut environment.process.control;
         let fds = [theirs.as_fd()];
-        let answer = control
-            .command(&Command::Run { hub: false }, &fds, self.timeouts.command())
-            .await?;
+        let run = Command::Run {
+            hub: false,
+            barrier,
+        };
+        let answer = control.command(&run, &fds, self.timeouts.command()).await?;
         if answer.reply != Reply::Running {
-            return Err(control.unexpected(&Command::Run { hub: false }).into());
+            return Err(control.unexpected(&run).into());
         }
         Ok(channel)
     }

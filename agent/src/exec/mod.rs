@@ -1,10 +1,11 @@
-//! The verbs on a microVM: build, restore, invoke, reset.
+//! The verbs on a microVM: build, restore, invoke, reset, verify.
 //!
 //! ```text
 //!  build:   spawn ─ Prepare ─ Boot ─ (Hello, Init, Ready) ─ Snapshot ─ end of the process
 //!  restore: spawn ─ Prepare ─ (pager takes the userfaultfd) ─ Restore
 //!  invoke:  Run ─ (Resume, Resumed, Invoke, Response)
 //!  reset:   Reset
+//!  verify:  Verify
 //! ```
 //!
 //! In parentheses what goes over the invocation channel. Nothing here knows which
@@ -14,6 +15,7 @@ mod answer;
 mod build;
 mod channel;
 mod deadline;
+mod doubt;
 mod exchange;
 mod invoke;
 mod logs;
@@ -28,10 +30,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use build::{BuildError, BuildFacts, BuildInput, Built};
 pub use channel::{Channel, ChannelError};
+pub use doubt::{Doubt, Poison, Poisonous};
 pub use exchange::Rest;
 pub use invoke::{Completed, Invocation, InvokeError, InvokeFacts, Outcome};
 pub use logs::LOG_TAIL;
-pub use reset::ResetError;
+pub use reset::{ResetError, VerifyError};
 pub use restore::{Blank, Environment, RestoreError};
 pub use stream::{Piece, Sink, parts};
 
@@ -77,6 +80,13 @@ impl Executor {
     /// Waits until every VMM process is gone. Bounded by the caller.
     pub async fn all_ended(&self) {
         self.launcher.all_reaped().await;
+    }
+
+    /// How many threads bring missing pages; with none, no microVM can be restored that
+    /// needs them.
+    #[must_use]
+    pub fn pager_threads(&self) -> usize {
+        self.pager.threads()
     }
 
     fn next_generation(&self) -> u64 {

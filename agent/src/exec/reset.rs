@@ -1,4 +1,7 @@
-//! Reset: a microVM that served a request goes back to its snapshot.
+//! Reset: a microVM that served a request goes back to its snapshot. Verify: it is
+//! compared with it.
+
+use std::time::Duration;
 
 use snapback_proto::control::{Command, Reply, ResetReport};
 
@@ -22,32 +25,90 @@ pub enum ResetError {
     },
 }
 
+/// A microVM does not equal its snapshot, as far as is known. It must be destroyed.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The command failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The microVM ended on the way.
+    #[error("{environment}: the microVM ended: {cause}")]
+    Ended {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// Why.
+        cause: Cause,
+    },
+    /// It differs.
+    #[error("{environment}: the microVM differs from its snapshot: {}", differences.join("; "))]
+    Different {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// What differs, in words; at most
+        /// [`MAX_DIFFERENCES`](snapback_proto::control::MAX_DIFFERENCES).
+        differences: Vec<String>,
+    },
+}
+
 impl Executor {
     /// Puts everything back.
     ///
     /// # Errors
     /// When the VMM cannot, or does not say so in time, or has ended.
     pub async fn reset(&self, environment: &mut Environment) -> Result<ResetReport, ResetError> {
-        let id = environment.id();
-        let control = &mut environment.process.control;
-        let answer = control
-            .command(&Command::Reset, &[], self.timeouts.reset())
-            .await;
-        // A guest that stopped before the reset is not trusted to be whole, and its
-        // end explains more than the command's failure.
-        if let Some(cause) = environment.process.fate().known() {
-            return Err(ResetError::Ended {
-                environment: id,
+        let (command, limit) = (Command::Reset, self.timeouts.reset());
+        match self.settle(environment, &command, limit).await {
+            Ok(Reply::Reset(report)) => Ok(report),
+            Ok(_) => Err(environment.process.control.unexpected(&command).into()),
+            Err(Unsettled::Command(error)) => Err(error.into()),
+            Err(Unsettled::Ended(cause)) => Err(ResetError::Ended {
+                environment: environment.id(),
                 cause,
-            });
-        }
-        match answer?.reply {
-            Reply::Reset(report) => Ok(report),
-            _ => Err(environment
-                .process
-                .control
-                .unexpected(&Command::Reset)
-                .into()),
+            }),
         }
     }
+
+    /// Compares everything.
+    ///
+    /// # Errors
+    /// When anything differs, or the VMM cannot compare, or not in time, or has ended.
+    pub async fn verify(&self, environment: &mut Environment) -> Result<(), VerifyError> {
+        let id = environment.id();
+        let (command, limit) = (Command::Verify, self.timeouts.verify());
+        match self.settle(environment, &command, limit).await {
+            Ok(Reply::Verified { differences }) if differences.is_empty() => Ok(()),
+            Ok(Reply::Verified { differences }) => Err(VerifyError::Different {
+                environment: id,
+                differences,
+            }),
+            Ok(_) => Err(environment.process.control.unexpected(&command).into()),
+            Err(Unsettled::Command(error)) => Err(error.into()),
+            Err(Unsettled::Ended(cause)) => Err(VerifyError::Ended {
+                environment: id,
+                cause,
+            }),
+        }
+    }
+
+    /// Sends a command to a microVM after its request.
+    async fn settle(
+        &self,
+        environment: &mut Environment,
+        command: &Command,
+        limit: Duration,
+    ) -> Result<Reply, Unsettled> {
+        let control = &mut environment.process.control;
+        let answer = control.command(command, &[], limit).await;
+        // A guest that stopped before is not trusted to be whole, and its end explains
+        // more than the command's failure.
+        match environment.process.fate().known() {
+            Some(cause) => Err(Unsettled::Ended(cause)),
+            None => Ok(answer.map_err(Unsettled::Command)?.reply),
+        }
+    }
+}
+
+enum Unsettled {
+    Command(CommandError),
+    Ended(Cause),
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::machines::Machines;
 use super::pool::{Note, Pool};
 use crate::ids::EnvironmentId;
+use crate::telemetry::Retirement;
 
 /// Shapes that are kept ready at a time; the one asked for longest ago goes.
 const MAX_SHAPES: usize = 16;
@@ -116,7 +117,12 @@ impl<V: Machines> Pool<V> {
         let retiring = self.closing || entry.retiring;
         entry.blank = Some(blank);
         if retiring {
-            self.step(id, super::state::Step::Retire);
+            let why = if self.closing {
+                Retirement::Shutdown
+            } else {
+                Retirement::Idle
+            };
+            self.retire(id, why);
         }
     }
 }

@@ -8,7 +8,9 @@ use snapback_vmm::snapshot::manifest::SnapshotId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::machines::Machines;
+use super::principal::{Principal, Separation};
 use super::ticket::{Lease, LeaseError};
+use crate::config::Fraction;
 
 /// Messages that wait for the task.
 const INBOX: usize = 1024;
@@ -22,6 +24,10 @@ pub struct PoolLimits {
     pub idle: Duration,
     /// Whether one serves on after its request, put back to its snapshot.
     pub reset_in_place: bool,
+    /// The part of the resets that is verified.
+    pub verify: Fraction,
+    /// What is between two principals' requests in one.
+    pub separation: Separation,
     /// Of those that wait without a snapshot.
     pub blanks: BlankLimits,
 }
@@ -53,6 +59,24 @@ pub struct PoolSummary {
     pub busy: usize,
     /// Being reset.
     pub resetting: usize,
+    /// Compared with their snapshot after a reset.
+    pub verifying: usize,
+}
+
+impl PoolSummary {
+    /// Each state's name with its number.
+    #[must_use]
+    pub const fn by_state(&self) -> [(&'static str, usize); 7] {
+        [
+            ("blank", self.blank),
+            ("blank_starting", self.blank_starting),
+            ("starting", self.starting),
+            ("idle", self.idle),
+            ("busy", self.busy),
+            ("resetting", self.resetting),
+            ("verifying", self.verifying),
+        ]
+    }
 }
 
 /// What an acquisition ends with.
@@ -63,6 +87,7 @@ pub(super) type Grant<V> =
 pub(super) enum Message<V: Machines> {
     Acquire {
         image: Arc<V::Image>,
+        principal: Principal,
         reply: oneshot::Sender<Grant<V>>,
     },
     KeepReady {
@@ -99,13 +124,18 @@ impl<V: Machines> PoolClient<V> {
         (Self(sender), inbox)
     }
 
-    /// An environment of this image. Bounded by the caller; giving up is fine.
+    /// An environment of this image for a request of `principal`. Bounded by the caller; giving up is fine.
     ///
     /// # Errors
     /// When there is no room, or the restore fails.
-    pub async fn acquire(&self, image: Arc<V::Image>) -> Grant<V> {
+    pub async fn acquire(&self, image: Arc<V::Image>, principal: Principal) -> Grant<V> {
         let (reply, grant) = oneshot::channel();
-        let sent = self.0.send(Message::Acquire { image, reply }).await;
+        let message = Message::Acquire {
+            image,
+            principal,
+            reply,
+        };
+        let sent = self.0.send(message).await;
         sent.map_err(|_| LeaseError::Closed)?;
         grant.await.unwrap_or(Err(LeaseError::Closed))
     }

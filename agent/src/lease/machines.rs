@@ -6,7 +6,7 @@ use std::sync::Arc;
 use snapback_proto::control::ResetReport;
 use snapback_vmm::snapshot::manifest::{Machine, SnapshotId};
 
-use crate::exec::{Blank, Environment, Executor, ResetError, RestoreError};
+use crate::exec::{Blank, Environment, Executor, Poisonous, ResetError, RestoreError, VerifyError};
 use crate::ids::EnvironmentId;
 use crate::process::Cause;
 use crate::snapshots::Snapshot;
@@ -22,9 +22,11 @@ pub trait Machines: Send + Sync + 'static {
     /// A microVM with one.
     type Machine: Send + 'static;
     /// A restore failed.
-    type RestoreError: std::error::Error + Send + Sync + 'static;
+    type RestoreError: Poisonous + Send + Sync + 'static;
     /// A reset failed.
-    type ResetError: std::error::Error + Send + Sync + 'static;
+    type ResetError: Poisonous + Send + Sync + 'static;
+    /// A comparison failed, or found something.
+    type VerifyError: Poisonous + Send + Sync + 'static;
 
     /// The image's name.
     fn name(image: &Self::Image) -> &SnapshotId;
@@ -52,6 +54,12 @@ pub trait Machines: Send + Sync + 'static {
         machine: &mut Self::Machine,
     ) -> impl Future<Output = Result<ResetReport, Self::ResetError>> + Send;
 
+    /// Compares everything with the image.
+    fn verify(
+        &self,
+        machine: &mut Self::Machine,
+    ) -> impl Future<Output = Result<(), Self::VerifyError>> + Send;
+
     /// Waits for the microVM's end, whatever is restored in it meanwhile.
     fn ended(blank: &Self::Blank) -> impl Future<Output = Cause> + Send + 'static;
 
@@ -69,6 +77,7 @@ impl Machines for Executor {
     type Machine = Environment;
     type RestoreError = RestoreError;
     type ResetError = ResetError;
+    type VerifyError = VerifyError;
 
     fn name(image: &Snapshot) -> &SnapshotId {
         image.id()
@@ -92,6 +101,10 @@ impl Machines for Executor {
 
     async fn reset(&self, machine: &mut Environment) -> Result<ResetReport, ResetError> {
         Self::reset(self, machine).await
+    }
+
+    async fn verify(&self, machine: &mut Environment) -> Result<(), VerifyError> {
+        Self::verify(self, machine).await
     }
 
     fn ended(blank: &Blank) -> impl Future<Output = Cause> + Send + 'static {

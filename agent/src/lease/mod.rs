@@ -3,10 +3,13 @@
 //! ```text
 //!  acquire ─► pool task ─► placement::choose ─► Lease ─► start ─► (invoke) ─► finish
 //!                ▲                                                              │
-//!                └── tasks: blank, restore, reset, end ◄────────────────────────┘
+//!                └── tasks: blank, restore, reset, verify, end ◄────────────────┘
 //! ```
 //!
 //! For each shape in use, blank microVMs wait for a snapshot (`blanks`).
+//!
+//! A part of the resets is verified before the environment is given away again. Between
+//! two principals' requests there is what [`Separation`] says.
 //!
 //! A lease that is dropped instead of finished poisons its environment.
 
@@ -15,6 +18,7 @@ mod client;
 mod machines;
 mod placing;
 mod pool;
+mod principal;
 mod ticket;
 
 pub mod state;
@@ -22,6 +26,7 @@ pub mod state;
 pub use client::{BlankLimits, PoolClient, PoolLimits, PoolSummary};
 pub use machines::Machines;
 pub use pool::Pool;
+pub use principal::{Principal, Separation};
 pub use state::State;
 pub use ticket::{BlankPool, Lease, LeaseError, ResetOutcome};
 

@@ -9,10 +9,12 @@ use tokio::sync::oneshot;
 
 use super::machines::Machines;
 use super::pool::{Done, Entry, Note, Pool, Waiter};
+use super::principal::{Principal, Separation, Served};
 use super::state::{State, Step};
 use super::ticket::{BlankPool, Lease, LeaseError};
 use crate::ids::EnvironmentId;
 use crate::placement::{self, Candidate, Choice, Inventory, Relation};
+use crate::telemetry::{Change, Retirement};
 
 impl<V: Machines> Pool<V> {
     pub(super) fn refuse(&mut self, image: &SnapshotId) {
@@ -38,26 +40,41 @@ impl<V: Machines> Pool<V> {
         };
         queue.retain(|waiter| !waiter.reply.is_closed());
         let waiting = queue.len();
-        if waiting == 0 {
+        let Some(first) = queue.front() else {
             return false;
-        }
-        let shape = queue.front().map(|waiter| V::shape(&waiter.image));
+        };
+        let (shape, principal) = (V::shape(&first.image), first.principal.clone());
+        let separation = self.limits.separation;
         let candidate = |(id, entry): (&EnvironmentId, &Entry<V>)| Candidate {
             id: *id,
             state: entry.state,
             relation: match &entry.image {
                 None if entry.retiring => Relation::Other,
                 None => Relation::Spare {
-                    fits: Some(entry.shape) == shape,
+                    fits: entry.shape == shape,
                     ready: entry.blank.is_some(),
                 },
-                Some(own) if !entry.retiring && V::name(own) == image => Relation::Wanted,
+                Some(own) if !entry.retiring && V::name(own) == image => {
+                    let same = entry.principals.is_same(&principal);
+                    match separation {
+                        Separation::Fresh if !same => Relation::Other,
+                        _ => Relation::Wanted { same },
+                    }
+                }
                 Some(_) => Relation::Other,
             },
             since: entry.since,
         };
         let inventory = Inventory::of(self.entries.iter().map(candidate));
-        match placement::choose(&inventory, waiting, self.limits.max_environments) {
+        let choice = placement::choose(&inventory, waiting, self.limits.max_environments);
+        if matches!(
+            choice,
+            Choice::Take(_) | Choice::Restore | Choice::Replace(_)
+        ) && self.is_another_principals_idle(image, &principal)
+        {
+            self.metrics.principal_change(Change::Fresh);
+        }
+        match choice {
             Choice::Wait => return false,
             Choice::Reuse(id) => {
                 if let Some(waiter) = self.first_waiter(image) {
@@ -67,7 +84,7 @@ impl<V: Machines> Pool<V> {
             Choice::Take(id) => self.take(id, image),
             Choice::Restore => self.start(image),
             Choice::Replace(id) => {
-                self.step(id, Step::Retire);
+                self.retire(id, Retirement::Replaced);
                 self.start(image);
             }
             Choice::Refuse => {
@@ -77,6 +94,16 @@ impl<V: Machines> Pool<V> {
             }
         }
         true
+    }
+
+    /// Whether an environment is idle that serves other principals of this image only.
+    fn is_another_principals_idle(&self, image: &SnapshotId, principal: &Principal) -> bool {
+        self.limits.separation == Separation::Fresh
+            && self.entries.values().any(|entry| {
+                entry.state == State::Restored
+                    && entry.is_of(image)
+                    && !entry.principals.is_same(principal)
+            })
     }
 
     pub(super) fn first_waiter(&mut self, image: &SnapshotId) -> Option<Waiter<V>> {
@@ -131,7 +158,7 @@ impl<V: Machines> Pool<V> {
             blank: None,
             blank_pool: BlankPool::Miss,
             machine: None,
-            served: false,
+            principals: Served::default(),
             ended: None,
             retiring: false,
         };
@@ -155,13 +182,28 @@ impl<V: Machines> Pool<V> {
         let Some(machine) = entry.machine.take() else {
             return;
         };
-        let fresh = (!entry.served).then_some(entry.blank_pool);
+        let Waiter {
+            principal, reply, ..
+        } = waiter;
+        let fresh = entry.principals.is_nobody().then_some(entry.blank_pool);
+        let changes = !entry.principals.is_same(&principal);
+        let barrier = self.limits.separation == Separation::Barrier
+            && entry.principals.needs_barrier(&principal);
         let (started_sender, started) = oneshot::channel();
         let (home, returned) = oneshot::channel();
-        let lease = Lease::new(id, machine, fresh, started_sender, home);
+        let lease = Lease::new(id, machine, fresh, barrier, started_sender, home);
         self.step(id, Step::Grant);
-        match waiter.reply.send(Ok(lease)) {
+        match reply.send(Ok(lease)) {
             Ok(()) => {
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.principals.serve(principal);
+                }
+                if changes {
+                    self.metrics.principal_change(match barrier {
+                        true => Change::Barrier,
+                        false => Change::Nothing,
+                    });
+                }
                 self.notes.push(Box::pin(async move {
                     (id, Note::Started(started.await.is_ok()))
                 }));

@@ -19,10 +19,13 @@ use tokio::task::JoinSet;
 use super::blanks::Blanks;
 use super::client::{Grant, Message, PoolClient, PoolLimits, PoolSummary};
 use super::machines::Machines;
+use super::principal::{Principal, Served};
 use super::state::{State, Step};
 use super::ticket::{BlankPool, LeaseError, ResetOutcome, Returned};
-use crate::ids::EnvironmentId;
+use crate::exec::{Doubt, Poison, Poisonous};
+use crate::ids::{self, EnvironmentId};
 use crate::process::Cause;
+use crate::telemetry::{Metrics, Retirement};
 
 /// What a task brings back.
 pub(super) enum Done<V: Machines> {
@@ -31,6 +34,11 @@ pub(super) enum Done<V: Machines> {
     Reset(
         V::Machine,
         Result<ResetReport, V::ResetError>,
+        oneshot::Sender<ResetOutcome>,
+    ),
+    Verified(
+        V::Machine,
+        Result<ResetReport, V::VerifyError>,
         oneshot::Sender<ResetOutcome>,
     ),
     Ended,
@@ -56,7 +64,7 @@ pub(super) struct Entry<V: Machines> {
     pub(super) blank_pool: BlankPool,
     /// Here while it is `Restored`.
     pub(super) machine: Option<V::Machine>,
-    pub(super) served: bool,
+    pub(super) principals: Served,
     pub(super) ended: Option<Cause>,
     pub(super) retiring: bool,
 }
@@ -69,6 +77,7 @@ impl<V: Machines> Entry<V> {
 
 pub(super) struct Waiter<V: Machines> {
     pub(super) image: Arc<V::Image>,
+    pub(super) principal: Principal,
     pub(super) reply: oneshot::Sender<Grant<V>>,
 }
 
@@ -76,6 +85,7 @@ pub(super) struct Waiter<V: Machines> {
 pub struct Pool<V: Machines> {
     pub(super) verbs: Arc<V>,
     pub(super) limits: PoolLimits,
+    pub(super) metrics: Arc<Metrics>,
     inbox: mpsc::Receiver<Message<V>>,
     pub(super) entries: HashMap<EnvironmentId, Entry<V>>,
     pub(super) waiters: HashMap<SnapshotId, VecDeque<Waiter<V>>>,
@@ -89,11 +99,12 @@ pub struct Pool<V: Machines> {
 impl<V: Machines> Pool<V> {
     /// A pool without environments; [`Pool::run`] is its task.
     #[must_use]
-    pub fn new(verbs: Arc<V>, limits: PoolLimits) -> (Self, PoolClient<V>) {
+    pub fn new(verbs: Arc<V>, limits: PoolLimits, metrics: Arc<Metrics>) -> (Self, PoolClient<V>) {
         let (client, inbox) = PoolClient::channel();
         let pool = Self {
             verbs,
             limits,
+            metrics,
             inbox,
             entries: HashMap::new(),
             waiters: HashMap::new(),
@@ -137,18 +148,23 @@ impl<V: Machines> Pool<V> {
             Message::Acquire { reply, .. } if self.closing => {
                 let _ = reply.send(Err(LeaseError::Closed));
             }
-            Message::Acquire { image, reply } => {
+            Message::Acquire {
+                image,
+                principal,
+                reply,
+            } => {
                 self.blanks.note(V::shape(&image));
                 let name = V::name(&image).clone();
-                self.waiters
-                    .entry(name)
-                    .or_default()
-                    .push_back(Waiter { image, reply });
+                self.waiters.entry(name).or_default().push_back(Waiter {
+                    image,
+                    principal,
+                    reply,
+                });
             }
             Message::KeepReady { shape } => self.blanks.note(shape),
             Message::Retire { image } => {
                 self.refuse(&image);
-                self.retire_where(|entry| entry.is_of(&image));
+                self.retire_where(Retirement::Deleted, |entry| entry.is_of(&image));
             }
             Message::Summary { reply } => {
                 let _ = reply.send(self.summary());
@@ -162,7 +178,7 @@ impl<V: Machines> Pool<V> {
             self.inbox.close();
             let images: Vec<_> = self.waiters.keys().cloned().collect();
             images.iter().for_each(|image| self.refuse(image));
-            self.retire_where(|_| true);
+            self.retire_where(Retirement::Shutdown, |_| true);
         }
     }
 
@@ -178,7 +194,8 @@ impl<V: Machines> Pool<V> {
             Err(error) => {
                 // A bug in a verb; what it held is gone already.
                 if let Some(id) = self.task_of.remove(&error.id()) {
-                    self.poison(id, &error);
+                    let words = chain(&error);
+                    self.destroy(id, &Doubt::new(Poison::GivenUp, words));
                 }
             }
         }
@@ -187,26 +204,45 @@ impl<V: Machines> Pool<V> {
     fn done(&mut self, id: EnvironmentId, done: Done<V>) {
         match done {
             Done::Blank(Ok(blank)) => self.blank_is_ready(id, blank),
-            Done::Restored(Ok(machine)) => self.arrive(id, machine, Step::Loaded),
+            Done::Restored(Ok(machine)) => {
+                self.metrics.restored();
+                self.arrive(id, machine, Step::Loaded);
+            }
             Done::Blank(Err(error)) | Done::Restored(Err(error)) => {
                 let image = self.entries.get(&id).and_then(|entry| entry.image.clone());
                 if image.is_none() {
                     self.blanks.hold_back();
                 }
-                self.poison(id, &error);
+                self.destroy(id, &Doubt::from(&error));
                 let waiter = image.and_then(|image| self.first_waiter(V::name(&image)));
                 if let Some(waiter) = waiter {
                     let _ = waiter.reply.send(Err(LeaseError::Restore(Arc::new(error))));
                 }
             }
             Done::Reset(machine, Ok(report), sender) => {
-                let _ = sender.send(ResetOutcome::Reset(report));
+                self.metrics.reset(&report);
+                if self.is_sampled(id) {
+                    self.verify(id, machine, report, sender);
+                    return;
+                }
+                let verified = false;
+                let _ = sender.send(ResetOutcome::Reset { report, verified });
+                self.arrive(id, machine, Step::Matched);
+            }
+            Done::Verified(machine, Ok(report), sender) => {
+                self.metrics.verified();
+                let verified = true;
+                let _ = sender.send(ResetOutcome::Reset { report, verified });
                 self.arrive(id, machine, Step::Matched);
             }
             Done::Reset(machine, Err(error), sender) => {
-                let _ = sender.send(ResetOutcome::Destroyed(chain(&error)));
-                self.keep(id, machine);
-                self.poison(id, &error);
+                self.lose(id, machine, &Doubt::from(&error), sender);
+            }
+            Done::Verified(machine, Err(error), sender) => {
+                if error.poison() == Poison::Mismatch {
+                    self.metrics.mismatch();
+                }
+                self.lose(id, machine, &Doubt::from(&error), sender);
             }
             Done::Ended => {}
         }
@@ -223,9 +259,9 @@ impl<V: Machines> Pool<V> {
             Some(cause) => {
                 let cause = cause.clone();
                 tracing::warn!(environment = %id, %cause, "an idle environment ended");
-                self.step(id, Step::Fail);
+                self.fail(id, Poison::of(&cause));
             }
-            None if entry.retiring => self.step(id, Step::Retire),
+            None if entry.retiring => self.retire(id, self.retirement()),
             None => {}
         }
     }
@@ -252,7 +288,7 @@ impl<V: Machines> Pool<V> {
             }
             Note::Returned(None) => {
                 tracing::warn!(environment = %id, "a request was given up");
-                self.step(id, Step::Fail);
+                self.fail(id, Poison::GivenUp);
             }
             Note::Ended(cause) => {
                 let Some(entry) = self.entries.get_mut(&id) else {
@@ -262,10 +298,10 @@ impl<V: Machines> Pool<V> {
                 if entry.blank.is_some() {
                     tracing::warn!(environment = %id, %cause, "a blank machine ended");
                     self.blanks.hold_back();
-                    self.step(id, Step::Fail);
+                    self.fail(id, Poison::of(&cause));
                 } else if entry.state == State::Restored {
                     tracing::warn!(environment = %id, %cause, "an idle environment ended");
-                    self.step(id, Step::Fail);
+                    self.fail(id, Poison::of(&cause));
                 }
             }
         }
@@ -275,7 +311,7 @@ impl<V: Machines> Pool<V> {
         &mut self,
         id: EnvironmentId,
         mut machine: V::Machine,
-        doubt: Option<String>,
+        doubt: Option<Doubt>,
         report: oneshot::Sender<ResetOutcome>,
     ) {
         let Some(entry) = self.entries.get_mut(&id) else {
@@ -285,21 +321,14 @@ impl<V: Machines> Pool<V> {
             // Both notes of this lease were ready, and this one came first.
             self.step(id, Step::Start);
         }
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return;
-        };
-        entry.served = true;
         if let Some(doubt) = doubt {
-            tracing::info!(environment = %id, doubt, "destroying an environment");
-            let _ = report.send(ResetOutcome::Destroyed(doubt));
-            self.keep(id, machine);
-            self.step(id, Step::Fail);
+            self.lose(id, machine, &doubt, report);
             return;
         }
         if !self.limits.reset_in_place {
             let _ = report.send(ResetOutcome::Destroyed("reset.in_place is off".to_owned()));
             self.keep(id, machine);
-            self.step(id, Step::Retire);
+            self.retire(id, Retirement::SingleUse);
             return;
         }
         self.step(id, Step::Finish);
@@ -310,9 +339,49 @@ impl<V: Machines> Pool<V> {
         });
     }
 
-    fn poison(&mut self, id: EnvironmentId, error: &dyn std::error::Error) {
-        tracing::warn!(environment = %id, error = chain(error), "destroying an environment");
-        self.step(id, Step::Fail);
+    /// Whether this reset is one of those that are looked at.
+    fn is_sampled(&self, id: EnvironmentId) -> bool {
+        let unneeded = self.entries.get(&id).is_none_or(|entry| entry.retiring);
+        let mut random = [0; 4];
+        // Without random bytes, rather one too many.
+        let drawn = ids::random(&mut random).map_or(0, |()| u32::from_ne_bytes(random));
+        !unneeded && self.limits.verify.samples(drawn)
+    }
+
+    /// Compares an environment that was reset with its snapshot. Nobody waits for it who
+    /// can have another one.
+    fn verify(
+        &mut self,
+        id: EnvironmentId,
+        mut machine: V::Machine,
+        report: ResetReport,
+        sender: oneshot::Sender<ResetOutcome>,
+    ) {
+        self.step(id, Step::Check);
+        let verbs = Arc::clone(&self.verbs);
+        self.spawn(id, async move {
+            let result = verbs.verify(&mut machine).await;
+            Done::Verified(machine, result.map(|()| report), sender)
+        });
+    }
+
+    /// An environment that served a request is not trusted any more.
+    fn lose(
+        &mut self,
+        id: EnvironmentId,
+        machine: V::Machine,
+        doubt: &Doubt,
+        report: oneshot::Sender<ResetOutcome>,
+    ) {
+        let _ = report.send(ResetOutcome::Destroyed(doubt.words.clone()));
+        self.keep(id, machine);
+        self.destroy(id, doubt);
+    }
+
+    fn destroy(&mut self, id: EnvironmentId, doubt: &Doubt) {
+        let reason = doubt.reason.word();
+        tracing::warn!(environment = %id, reason, %doubt, "destroying an environment");
+        self.fail(id, doubt.reason);
     }
 
     fn keep(&mut self, id: EnvironmentId, machine: V::Machine) {
@@ -321,20 +390,40 @@ impl<V: Machines> Pool<V> {
         }
     }
 
-    /// The only place where a state changes.
+    /// An environment is not trusted any more.
+    pub(super) fn fail(&mut self, id: EnvironmentId, reason: Poison) {
+        if self.change(id, Step::Fail) == Some(State::Poisoned) {
+            self.metrics.poisoned(reason);
+        }
+    }
+
+    /// An environment is not needed any more.
+    pub(super) fn retire(&mut self, id: EnvironmentId, reason: Retirement) {
+        match self.change(id, Step::Retire) {
+            Some(State::Retired) => self.metrics.retired(reason),
+            Some(State::Poisoned) => self.metrics.poisoned(Poison::Bug),
+            _ => {}
+        }
+    }
+
+    /// A step that does not end an environment.
     pub(super) fn step(&mut self, id: EnvironmentId, step: Step) {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return;
-        };
+        if self.change(id, step) == Some(State::Poisoned) {
+            self.metrics.poisoned(Poison::Bug);
+        }
+    }
+
+    /// The only place where a state changes; the state after it.
+    fn change(&mut self, id: EnvironmentId, step: Step) -> Option<State> {
+        let entry = self.entries.get_mut(&id)?;
         entry.state = entry.state.after(step).unwrap_or_else(|illegal| {
             tracing::error!(environment = %id, %illegal, "poisoning an environment");
             State::Poisoned
         });
         entry.since = Instant::now();
-        if entry.state.is_end() {
-            let Some(entry) = self.entries.remove(&id) else {
-                return;
-            };
+        let state = entry.state;
+        if state.is_end() {
+            let entry = self.entries.remove(&id)?;
             let verbs = Arc::clone(&self.verbs);
             self.spawn(id, async move {
                 if let Some(machine) = entry.machine {
@@ -346,6 +435,7 @@ impl<V: Machines> Pool<V> {
                 Done::Ended
             });
         }
+        Some(state)
     }
 
     pub(super) fn spawn(
@@ -357,7 +447,16 @@ impl<V: Machines> Pool<V> {
         self.task_of.insert(handle.id(), id);
     }
 
-    fn retire_where(&mut self, unwanted: impl Fn(&Entry<V>) -> bool) {
+    /// Why what is not wanted any more ends when its request has ended.
+    const fn retirement(&self) -> Retirement {
+        if self.closing {
+            Retirement::Shutdown
+        } else {
+            Retirement::Deleted
+        }
+    }
+
+    fn retire_where(&mut self, why: Retirement, unwanted: impl Fn(&Entry<V>) -> bool) {
         let mut idle = Vec::new();
         for (id, entry) in &mut self.entries {
             if unwanted(entry) {
@@ -367,17 +466,18 @@ impl<V: Machines> Pool<V> {
                 }
             }
         }
-        idle.into_iter().for_each(|id| self.step(id, Step::Retire));
+        idle.into_iter().for_each(|id| self.retire(id, why));
     }
 
     fn retire_idle(&mut self) {
         let limit = self.limits.idle;
         let idle =
             |entry: &Entry<V>| entry.state == State::Restored && entry.since.elapsed() >= limit;
-        self.retire_where(idle);
+        self.retire_where(Retirement::Idle, idle);
         self.blanks.forget_unused(limit);
         let shapes: Vec<_> = self.blanks.shapes().collect();
-        self.retire_where(|entry| entry.blank.is_some() && !shapes.contains(&entry.shape));
+        let unused = |entry: &Entry<V>| entry.blank.is_some() && !shapes.contains(&entry.shape);
+        self.retire_where(Retirement::Idle, unused);
     }
 
     fn summary(&self) -> PoolSummary {
@@ -390,6 +490,7 @@ impl<V: Machines> Pool<V> {
                 State::Restored => summary.idle += 1,
                 State::Leased | State::Running => summary.busy += 1,
                 State::Resetting => summary.resetting += 1,
+                State::Verifying => summary.verifying += 1,
                 State::Retired | State::Poisoned => {}
             }
         }

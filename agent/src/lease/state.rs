@@ -6,10 +6,13 @@
 //!     │               ▲  ▲  │ ▲         │             │ Finish   │
 //!     │ Retire        │  │  │ └─────────┘             ▼          │
 //!     │               │  │  │   Return            Resetting      │
-//!     ▼               │  │  │ Retire                │            │
-//!   Retired ◄─────────┼──┼──┴───────────────────────┼────────────┘ Retire
-//!                     │  └──────────────────────────┘ Matched
-//!                     │
+//!     ▼               │  │  │ Retire               │  │ Check   │
+//!   Retired ◄─────────┼──┼──┴──────────────────────┼──┼──────────┘ Retire
+//!                     │  └─────────────────────────┘  ▼
+//!                     │            Matched        Verifying
+//!                     └───────────────────────────────┘
+//!                                  Matched
+//!
 //!   Poisoned ◄── Fail from every state that is not an end
 //! ```
 //!
@@ -32,6 +35,8 @@ pub enum State {
     Running,
     /// It is put back to its snapshot.
     Resetting,
+    /// It was put back, and is compared with its snapshot.
+    Verifying,
     /// Nobody needs it any more.
     Retired,
     /// It is not trusted any more.
@@ -51,7 +56,9 @@ pub enum Step {
     Start,
     /// The request is answered.
     Finish,
-    /// The reset succeeded.
+    /// The reset succeeded, and is to be looked at.
+    Check,
+    /// It is as its snapshot says.
     Matched,
     /// It is not needed any more.
     Retire,
@@ -72,12 +79,13 @@ pub struct IllegalStep {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Blank,
         Self::Restored,
         Self::Leased,
         Self::Running,
         Self::Resetting,
+        Self::Verifying,
         Self::Retired,
         Self::Poisoned,
     ];
@@ -90,13 +98,19 @@ impl State {
         Ok(match (self, step) {
             (Self::Blank, Step::Loaded)
             | (Self::Leased, Step::Return)
-            | (Self::Resetting, Step::Matched) => Self::Restored,
+            | (Self::Resetting | Self::Verifying, Step::Matched) => Self::Restored,
             (Self::Restored, Step::Grant) => Self::Leased,
             (Self::Leased, Step::Start) => Self::Running,
             (Self::Running, Step::Finish) => Self::Resetting,
+            (Self::Resetting, Step::Check) => Self::Verifying,
             (Self::Blank | Self::Restored | Self::Running, Step::Retire) => Self::Retired,
             (
-                Self::Blank | Self::Restored | Self::Leased | Self::Running | Self::Resetting,
+                Self::Blank
+                | Self::Restored
+                | Self::Leased
+                | Self::Running
+                | Self::Resetting
+                | Self::Verifying,
                 Step::Fail,
             ) => Self::Poisoned,
             (from, step) => return Err(IllegalStep { from, step }),
@@ -112,12 +126,13 @@ impl State {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Loaded,
         Self::Grant,
         Self::Return,
         Self::Start,
         Self::Finish,
+        Self::Check,
         Self::Matched,
         Self::Retire,
         Self::Fail,
@@ -129,7 +144,7 @@ mod tests {
     use super::*;
 
     /// The drawing above, as data.
-    const EDGES: [(State, Step, State); 14] = [
+    const EDGES: [(State, Step, State); 17] = [
         (State::Blank, Step::Loaded, State::Restored),
         (State::Blank, Step::Retire, State::Retired),
         (State::Blank, Step::Fail, State::Poisoned),
@@ -143,7 +158,10 @@ mod tests {
         (State::Running, Step::Retire, State::Retired),
         (State::Running, Step::Fail, State::Poisoned),
         (State::Resetting, Step::Matched, State::Restored),
+        (State::Resetting, Step::Check, State::Verifying),
         (State::Resetting, Step::Fail, State::Poisoned),
+        (State::Verifying, Step::Matched, State::Restored),
+        (State::Verifying, Step::Fail, State::Poisoned),
     ];
 
     #[test]

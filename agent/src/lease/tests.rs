@@ -9,10 +9,15 @@ use snapback_vmm::snapshot::manifest::SnapshotId;
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
+use crate::config::Fraction;
+use crate::exec::{Doubt, Poison, Poisonous};
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, Fate};
+use crate::telemetry::Metrics;
 
 mod blanks;
+mod principals;
+mod verification;
 
 /// What the pretended microVMs do.
 #[derive(Debug)]
@@ -30,12 +35,22 @@ struct Pretend {
     ended: AtomicUsize,
     restore_fails: AtomicBool,
     reset_fails: AtomicBool,
+    /// A comparison takes a permit.
+    comparisons: Semaphore,
+    verified: AtomicUsize,
+    differs: AtomicBool,
     something_ended: Notify,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("pretended failure")]
 struct Failure;
+
+impl Poisonous for Failure {
+    fn poison(&self) -> Poison {
+        Poison::Mismatch
+    }
+}
 
 #[derive(Debug)]
 struct Machine {
@@ -55,6 +70,9 @@ impl Default for Pretend {
             ended: AtomicUsize::new(0),
             restore_fails: AtomicBool::new(false),
             reset_fails: AtomicBool::new(false),
+            comparisons: Semaphore::new(1000),
+            verified: AtomicUsize::new(0),
+            differs: AtomicBool::new(false),
             something_ended: Notify::new(),
         }
     }
@@ -68,6 +86,7 @@ impl Machines for Pretend {
     type Machine = Machine;
     type RestoreError = Failure;
     type ResetError = Failure;
+    type VerifyError = Failure;
 
     fn name(image: &SnapshotId) -> &SnapshotId {
         image
@@ -108,6 +127,15 @@ impl Machines for Pretend {
         })
     }
 
+    async fn verify(&self, _: &mut Machine) -> Result<(), Failure> {
+        self.comparisons.acquire().await.unwrap().forget();
+        self.verified.fetch_add(1, Ordering::Relaxed);
+        match self.differs.load(Ordering::Relaxed) {
+            true => Err(Failure),
+            false => Ok(()),
+        }
+    }
+
     fn ended(blank: &Fate) -> impl Future<Output = Cause> + Send + 'static {
         let fate = blank.clone();
         async move { fate.sealed().await }
@@ -142,15 +170,46 @@ fn pool_with(
     max_environments: usize,
     blanks: BlankLimits,
 ) -> (Arc<Pretend>, Client, tokio::task::JoinHandle<()>) {
-    let pretend = Arc::new(Pretend::default());
     let limits = PoolLimits {
+        blanks,
+        ..limits(max_environments)
+    };
+    let (pretend, client, _, task) = pool_within(limits);
+    (pretend, client, task)
+}
+
+fn limits(max_environments: usize) -> PoolLimits {
+    PoolLimits {
         max_environments,
         idle: Duration::from_secs(60),
         reset_in_place: true,
-        blanks,
-    };
-    let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
-    (pretend, client, tokio::spawn(pool.run()))
+        verify: Fraction::NONE,
+        separation: Separation::Fresh,
+        blanks: NO_BLANKS,
+    }
+}
+
+fn pool_within(
+    limits: PoolLimits,
+) -> (
+    Arc<Pretend>,
+    Client,
+    Arc<Metrics>,
+    tokio::task::JoinHandle<()>,
+) {
+    let (pretend, metrics) = (Arc::new(Pretend::default()), Arc::new(Metrics::default()));
+    let (pool, client) = Pool::new(Arc::clone(&pretend), limits, Arc::clone(&metrics));
+    (pretend, client, metrics, tokio::spawn(pool.run()))
+}
+
+/// What is counted under a name with its labels.
+fn count(metrics: &Metrics, series: &str) -> u64 {
+    let text = metrics.encode(&[], 0);
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    line.unwrap_or_else(|| panic!("{series} is not in {text}"))
+        .trim()
+        .parse()
+        .unwrap()
 }
 
 fn image(name: &str) -> Arc<SnapshotId> {
@@ -158,7 +217,10 @@ fn image(name: &str) -> Arc<SnapshotId> {
 }
 
 async fn run(client: &Client, name: &str) -> (EnvironmentId, bool, ResetOutcome) {
-    let mut lease = client.acquire(image(name)).await.unwrap();
+    let mut lease = client
+        .acquire(image(name), Principal::default())
+        .await
+        .unwrap();
     lease.start();
     let (id, fresh) = (lease.id(), lease.is_fresh());
     (id, fresh, lease.finish(None).await.unwrap())
@@ -169,7 +231,9 @@ async fn an_environment_serves_one_request_after_the_other_with_a_reset_between(
     let (pretend, client, _task) = pool(4);
     let (first, fresh, outcome) = run(&client, "a").await;
     assert!(fresh);
-    assert!(matches!(outcome, ResetOutcome::Reset(report) if report.pages == 7));
+    assert!(
+        matches!(outcome, ResetOutcome::Reset { report, verified: false } if report.pages == 7)
+    );
     for _ in 0..5 {
         let (again, fresh, _) = run(&client, "a").await;
         assert_eq!((again, fresh), (first, false));
@@ -181,14 +245,23 @@ async fn an_environment_serves_one_request_after_the_other_with_a_reset_between(
 #[tokio::test]
 async fn a_request_waits_for_the_reset_before_it() {
     let (pretend, client, _task) = pool(4);
-    let mut lease = client.acquire(image("a")).await.unwrap();
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     pretend.gate.forget_permits(1000);
     let id = lease.id();
     lease.start();
     let outcome = lease.finish(None);
     let next = tokio::spawn({
         let client = client.clone();
-        async move { client.acquire(image("a")).await.unwrap().id() }
+        async move {
+            client
+                .acquire(image("a"), Principal::default())
+                .await
+                .unwrap()
+                .id()
+        }
     });
     while client.summary().await.resetting == 0 {}
     assert!(!next.is_finished());
@@ -199,15 +272,10 @@ async fn a_request_waits_for_the_reset_before_it() {
 
 #[tokio::test]
 async fn without_resets_every_request_has_an_environment_of_its_own() {
-    let pretend = Arc::new(Pretend::default());
-    let limits = PoolLimits {
-        max_environments: 4,
-        idle: Duration::from_secs(60),
+    let (pretend, client, metrics, _task) = pool_within(PoolLimits {
         reset_in_place: false,
-        blanks: NO_BLANKS,
-    };
-    let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
-    tokio::spawn(pool.run());
+        ..limits(4)
+    });
     for _ in 0..3 {
         let (_, fresh, outcome) = run(&client, "a").await;
         assert!(fresh);
@@ -215,31 +283,47 @@ async fn without_resets_every_request_has_an_environment_of_its_own() {
     }
     assert_eq!(pretend.restored.load(Ordering::Relaxed), 3);
     assert_eq!(pretend.reset.load(Ordering::Relaxed), 0);
+    let retired = count(&metrics, r#"snapback_retired_total{reason="single_use"}"#);
+    assert_eq!(retired, 3);
 }
 
 #[tokio::test]
 async fn a_failed_reset_or_a_doubt_or_a_dropped_lease_ends_the_environment() {
-    let (pretend, client, _task) = pool(4);
+    let (pretend, client, metrics, _task) = pool_within(limits(4));
     pretend.reset_fails.store(true, Ordering::Relaxed);
     let (first, _, outcome) = run(&client, "a").await;
     assert!(matches!(outcome, ResetOutcome::Destroyed(why) if why == "pretended failure"));
     pretend.something_ended.notified().await;
 
-    let mut lease = client.acquire(image("a")).await.unwrap();
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     lease.start();
     let second = lease.id();
     let outcome = lease
-        .finish(Some("it ran too long".to_owned()))
+        .finish(Some(Doubt::new(Poison::Timeout, "it ran too long")))
         .await
         .unwrap();
     assert!(matches!(outcome, ResetOutcome::Destroyed(why) if why == "it ran too long"));
     pretend.something_ended.notified().await;
 
-    let mut lease = client.acquire(image("a")).await.unwrap();
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     lease.start();
     let third = lease.id();
     drop(lease);
-    let fourth = client.acquire(image("a")).await.unwrap().id();
+    let fourth = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap()
+        .id();
+    for (reason, expected) in [("mismatch", 1), ("timeout", 1), ("given_up", 1), ("bug", 0)] {
+        let series = format!("snapback_poisoned_total{{reason=\"{reason}\"}}");
+        assert_eq!(count(&metrics, &series), expected, "{reason}");
+    }
     let mut all = vec![first, second, third, fourth];
     all.dedup();
     assert_eq!(all.len(), 4);
@@ -249,53 +333,94 @@ async fn a_failed_reset_or_a_doubt_or_a_dropped_lease_ends_the_environment() {
 #[tokio::test]
 async fn an_idle_environment_that_ends_is_not_given_away() {
     let (pretend, client, _task) = pool(4);
-    let mut lease = client.acquire(image("a")).await.unwrap();
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     let first = lease.id();
     let fate = lease.start().fate.clone();
     lease.finish(None).await.unwrap();
     while client.summary().await.idle == 0 {}
     fate.seal(Cause::Gone);
     pretend.something_ended.notified().await;
-    assert_ne!(client.acquire(image("a")).await.unwrap().id(), first);
+    assert_ne!(
+        client
+            .acquire(image("a"), Principal::default())
+            .await
+            .unwrap()
+            .id(),
+        first
+    );
 }
 
 #[tokio::test]
 async fn one_that_ended_during_its_request_is_not_given_away_either() {
     let (pretend, client, _task) = pool(1);
-    let mut lease = client.acquire(image("a")).await.unwrap();
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     let first = lease.id();
     lease.start().fate.seal(Cause::Gone);
     while client.summary().await.busy == 0 {}
     lease.finish(None).await.unwrap();
     pretend.something_ended.notified().await;
-    assert_ne!(client.acquire(image("a")).await.unwrap().id(), first);
+    assert_ne!(
+        client
+            .acquire(image("a"), Principal::default())
+            .await
+            .unwrap()
+            .id(),
+        first
+    );
 }
 
 #[tokio::test]
 async fn a_failed_restore_is_the_waiting_requests_error_and_the_next_one_tries_again() {
     let (pretend, client, _task) = pool(1);
     pretend.restore_fails.store(true, Ordering::Relaxed);
-    let error = client.acquire(image("a")).await.unwrap_err();
+    let error = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap_err();
     assert!(matches!(error, LeaseError::Restore(_)));
     pretend.restore_fails.store(false, Ordering::Relaxed);
-    client.acquire(image("a")).await.unwrap();
+    client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_full_node_refuses_and_an_idle_function_makes_room() {
     let (pretend, client, _task) = pool(2);
-    let a = client.acquire(image("a")).await.unwrap();
-    let b = client.acquire(image("b")).await.unwrap();
+    let a = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
+    let b = client
+        .acquire(image("b"), Principal::default())
+        .await
+        .unwrap();
     assert!(matches!(
-        client.acquire(image("c")).await.unwrap_err(),
+        client
+            .acquire(image("c"), Principal::default())
+            .await
+            .unwrap_err(),
         LeaseError::Busy
     ));
     drop(a);
     while client.summary().await.busy == 2 {}
-    let mut c = client.acquire(image("c")).await.unwrap();
+    let mut c = client
+        .acquire(image("c"), Principal::default())
+        .await
+        .unwrap();
     c.start();
     c.finish(None).await.unwrap();
-    client.acquire(image("d")).await.unwrap();
+    client
+        .acquire(image("d"), Principal::default())
+        .await
+        .unwrap();
     assert_eq!(pretend.ended.load(Ordering::Relaxed), 1);
     drop(b);
 }
@@ -306,21 +431,32 @@ async fn who_gives_up_waiting_costs_nothing() {
     pretend.gate.forget_permits(1000);
     let waiting = tokio::spawn({
         let client = client.clone();
-        async move { client.acquire(image("a")).await.map(|lease| lease.id()) }
+        async move {
+            client
+                .acquire(image("a"), Principal::default())
+                .await
+                .map(|lease| lease.id())
+        }
     });
     while client.summary().await.starting == 0 {}
     waiting.abort();
     let _ = waiting.await;
     pretend.gate.add_permits(1);
     while client.summary().await.idle == 0 {}
-    client.acquire(image("a")).await.unwrap();
+    client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     assert_eq!(pretend.restored.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
 async fn retiring_a_function_spares_its_running_request_only() {
     let (pretend, client, _task) = pool(4);
-    let mut lease = client.acquire(image("a")).await.unwrap();
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     lease.start();
     run(&client, "a").await;
     client.retire("a".parse().unwrap()).await;
@@ -328,7 +464,7 @@ async fn retiring_a_function_spares_its_running_request_only() {
     assert_eq!(client.summary().await.busy, 1);
     assert!(matches!(
         lease.finish(None).await.unwrap(),
-        ResetOutcome::Reset(_)
+        ResetOutcome::Reset { .. }
     ));
     pretend.something_ended.notified().await;
     assert_eq!(client.summary().await, PoolSummary::default());
@@ -337,13 +473,19 @@ async fn retiring_a_function_spares_its_running_request_only() {
 #[tokio::test]
 async fn closing_waits_for_the_running_request_and_ends_everything() {
     let (pretend, client, task) = pool(2);
-    let mut lease = client.acquire(image("a")).await.unwrap();
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     lease.start();
     run(&client, "b").await;
     client.close().await;
     pretend.something_ended.notified().await;
     assert!(matches!(
-        client.acquire(image("a")).await.unwrap_err(),
+        client
+            .acquire(image("a"), Principal::default())
+            .await
+            .unwrap_err(),
         LeaseError::Closed
     ));
     assert!(!task.is_finished());
@@ -354,19 +496,16 @@ async fn closing_waits_for_the_running_request_and_ends_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_environments_are_retired() {
-    let pretend = Arc::new(Pretend::default());
-    let limits = PoolLimits {
-        max_environments: 1,
+    let (pretend, client, metrics, _task) = pool_within(PoolLimits {
         idle: Duration::from_millis(20),
-        reset_in_place: true,
-        blanks: NO_BLANKS,
-    };
-    let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
-    tokio::spawn(pool.run());
+        ..limits(1)
+    });
     run(&client, "a").await;
     // The pool's clock for idleness is the real one.
     while pretend.ended.load(Ordering::Relaxed) == 0 {
         std::thread::sleep(Duration::from_millis(5));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let retired = count(&metrics, r#"snapback_retired_total{reason="idle"}"#);
+    assert_eq!(retired, 1);
 }

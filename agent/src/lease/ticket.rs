@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use snapback_proto::control::ResetReport;
 use tokio::sync::oneshot;
 
+use crate::exec::Doubt;
 use crate::ids::EnvironmentId;
 
 /// No environment could be had.
@@ -29,7 +30,12 @@ pub enum LeaseError<E: std::error::Error + 'static> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ResetOutcome {
     /// It is as it was.
-    Reset(ResetReport),
+    Reset {
+        /// What was done.
+        report: ResetReport,
+        /// It was compared with its snapshot, and equal.
+        verified: bool,
+    },
     /// It was destroyed; why, in words.
     Destroyed(String),
 }
@@ -52,7 +58,7 @@ pub(super) enum Returned<M> {
         /// The environment.
         machine: M,
         /// Why it cannot be reset, when it cannot.
-        doubt: Option<String>,
+        doubt: Option<Doubt>,
         /// Where the reset is reported.
         report: oneshot::Sender<ResetOutcome>,
     },
@@ -65,6 +71,7 @@ pub struct Lease<M> {
     id: EnvironmentId,
     machine: M,
     fresh: Option<BlankPool>,
+    barrier: bool,
     started: Option<oneshot::Sender<()>>,
     home: oneshot::Sender<Returned<M>>,
 }
@@ -74,6 +81,7 @@ impl<M> Lease<M> {
         id: EnvironmentId,
         machine: M,
         fresh: Option<BlankPool>,
+        barrier: bool,
         started: oneshot::Sender<()>,
         home: oneshot::Sender<Returned<M>>,
     ) -> Self {
@@ -81,6 +89,7 @@ impl<M> Lease<M> {
             id,
             machine,
             fresh,
+            barrier,
             started: Some(started),
             home,
         }
@@ -110,6 +119,12 @@ impl<M> Lease<M> {
         self.fresh
     }
 
+    /// Whether the request must run behind a branch-predictor barrier.
+    #[must_use]
+    pub const fn needs_barrier(&self) -> bool {
+        self.barrier
+    }
+
     /// The environment, to run the request in.
     pub fn start(&mut self) -> &mut M {
         if let Some(started) = self.started.take() {
@@ -122,7 +137,7 @@ impl<M> Lease<M> {
     /// Gives the environment back after its request. `doubt` says why it cannot
     /// be reset. The result tells what became of it.
     #[must_use]
-    pub fn finish(self, doubt: Option<String>) -> oneshot::Receiver<ResetOutcome> {
+    pub fn finish(self, doubt: Option<Doubt>) -> oneshot::Receiver<ResetOutcome> {
         let (report, outcome) = oneshot::channel();
         // Without a pool the environment is dropped, and that ends it.
         let _ = self.home.send(Returned::Ran {

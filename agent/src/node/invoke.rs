@@ -16,10 +16,13 @@ use super::error::InvokeFailure;
 use super::records::{RecordStatus, RequestRecord};
 use crate::admission::Ticket;
 use crate::config::Fill;
-use crate::exec::{Completed, Environment, Invocation, InvokeFacts, Outcome, Sink, elapsed_ns};
-use crate::lease::{Lease, ResetOutcome};
+use crate::exec::{
+    Completed, Doubt, Environment, Invocation, InvokeFacts, Outcome, Poison, Sink, elapsed_ns,
+};
+use crate::lease::{Lease, Principal, ResetOutcome};
 use crate::snapshots::{Disks, Snapshot, SnapshotError};
 use crate::store::Function;
+use crate::telemetry::RequestEnd;
 
 /// A request, as a caller makes it.
 #[derive(Debug, Clone)]
@@ -104,8 +107,13 @@ impl Node {
     async fn admit(&self, ask: &Ask) -> Result<(Arc<Function>, Ticket), InvokeFailure> {
         let function = self
             .function(&ask.function)
-            .ok_or_else(|| InvokeFailure::NotFound(ask.function.clone()))?;
-        Ok((function, self.admission.enter().await?))
+            .ok_or_else(|| InvokeFailure::NotFound(ask.function.clone()));
+        let admitted = async { Ok((function?, self.admission.enter().await?)) };
+        let admitted: Result<_, InvokeFailure> = admitted.await;
+        if admitted.is_err() {
+            self.metrics.request(RequestEnd::Refused);
+        }
+        admitted
     }
 
     /// Runs a request, answers, and gives the environment back when nothing is left
@@ -121,9 +129,11 @@ impl Node {
     ) {
         let queue_ns = elapsed_ns(start);
         let leasing = Instant::now();
-        let mut lease = match self.lease(&function).await {
+        let principal = Principal::of(ask.tenant_id.as_deref());
+        let mut lease = match self.lease(&function, principal).await {
             Ok(lease) => lease,
             Err(failure) => {
+                self.metrics.request(RequestEnd::NotRun);
                 let _ = reply.send(Err(failure));
                 return;
             }
@@ -136,18 +146,19 @@ impl Node {
             lease_ns: elapsed_ns(leasing),
         };
         let invocation = invocation(ask, &function);
+        let barrier = lease.needs_barrier();
         let result = tokio::select! {
-            result = self.executor.invoke(lease.start(), &invocation, sink) => Some(result),
+            result = self.executor.invoke(lease.start(), &invocation, sink, barrier) => Some(result),
             () = self.stop.cancelled() => None,
         };
         // Nobody may be waiting any more: that changes nothing.
         match result {
             Some(Ok(completed)) => {
                 self.note(&course, &mut lease, &completed);
-                let mut doubt = (!completed.resettable).then(|| doubt(&completed));
                 let Completed {
                     outcome,
                     log_tail,
+                    mut doubt,
                     rest,
                     ..
                 } = completed;
@@ -155,18 +166,22 @@ impl Node {
                 if let Some(rest) = rest {
                     let finished = tokio::select! {
                         finished = rest.finish() => finished,
-                        () = self.stop.cancelled() => Err("the node shut down".to_owned()),
+                        () = self.stop.cancelled() => {
+                            Err(Doubt::new(Poison::GivenUp, "the node shut down"))
+                        }
                     };
                     doubt = finished.err();
                 }
                 self.release(course.request, lease, doubt);
             }
             Some(Err(source)) => {
-                drop(lease.finish(Some(source.to_string())));
+                self.metrics.request(RequestEnd::NotRun);
+                drop(lease.finish(Some(Doubt::from(&source))));
                 let function = function.config.name.clone();
                 let _ = reply.send(Err(InvokeFailure::Invoke { function, source }));
             }
             None => {
+                self.metrics.request(RequestEnd::NotRun);
                 let _ = reply.send(Err(draining()));
             }
         }
@@ -176,11 +191,12 @@ impl Node {
     async fn lease(
         self: &Arc<Self>,
         function: &Function,
+        principal: Principal,
     ) -> Result<Lease<Environment>, InvokeFailure> {
         let name = || function.config.name.clone();
         let snapshot = self.snapshot(function).await?;
         let patience = Duration::from_millis(self.config.timeouts.queue_ms);
-        match tokio::time::timeout(patience, self.pool.acquire(snapshot)).await {
+        match tokio::time::timeout(patience, self.pool.acquire(snapshot, principal)).await {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(source)) => Err(InvokeFailure::Lease {
                 function: name(),
@@ -250,8 +266,12 @@ impl Node {
     fn note(&self, course: &Course, lease: &mut Lease<Environment>, completed: &Completed) {
         let facts: InvokeFacts = completed.facts;
         let (status, error_type) = match &completed.outcome {
-            Outcome::Response { .. } => (RecordStatus::Success, None),
+            Outcome::Response { .. } => {
+                self.metrics.request(RequestEnd::Success);
+                (RecordStatus::Success, None)
+            }
             Outcome::FunctionError { error_type, .. } => {
+                self.metrics.request(RequestEnd::FunctionError);
                 (RecordStatus::FunctionError, error_type.clone())
             }
         };
@@ -273,20 +293,22 @@ impl Node {
             total_ns: elapsed_ns(course.start),
             reset: None,
             dirty_pages: None,
+            verified: false,
             destroyed: None,
             finished: false,
         });
     }
 
     /// Gives the environment back, and notes what its reset cost.
-    fn release(&self, request: RequestId, lease: Lease<Environment>, doubt: Option<String>) {
+    fn release(&self, request: RequestId, lease: Lease<Environment>, doubt: Option<Doubt>) {
         let outcome = lease.finish(doubt);
         let records = Arc::clone(&self.records);
         // Bounded by the reset's own bound: the pool answers or drops the sender.
         tokio::spawn(async move {
             let outcome = outcome.await;
             records.finish(&request, |record| match outcome {
-                Ok(ResetOutcome::Reset(report)) => {
+                Ok(ResetOutcome::Reset { report, verified }) => {
+                    record.verified = verified;
                     record.reset = Some(report);
                     record.dirty_pages = Some(report.pages);
                 }
@@ -314,15 +336,4 @@ fn invocation(ask: Ask, function: &Function) -> Invocation {
 
 const fn draining() -> InvokeFailure {
     InvokeFailure::Refused(crate::admission::Refused::Draining)
-}
-
-/// Why an environment cannot be reset.
-fn doubt(completed: &Completed) -> String {
-    match &completed.outcome {
-        Outcome::FunctionError {
-            error_type: Some(error_type),
-            ..
-        } => error_type.clone(),
-        _ => "the microVM ended after its answer".to_owned(),
-    }
 }

@@ -40,6 +40,7 @@ use crate::lock::Lock;
 use crate::pager::CacheStats;
 use crate::snapshots::{Catalogue, SnapshotError};
 use crate::store::{Function, Store};
+use crate::telemetry::Metrics;
 
 /// How long the processes of a node that shuts down have to disappear, beyond the
 /// time for running requests.
@@ -62,6 +63,7 @@ pub struct Node {
     /// Functions that are being created, with the images they need.
     creating: Mutex<HashMap<FunctionName, Vec<Digest>>>,
     records: Arc<Records>,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
     /// Held as long as the node lives.
     _lock: Lock,
@@ -86,10 +88,17 @@ impl Node {
         &self.records
     }
 
-    /// Whether requests are admitted.
+    /// Whether requests are admitted and can be served.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.admission.is_open()
+        self.admission.is_open() && self.executor.pager_threads() > 0
+    }
+
+    /// The figures of this node, as OpenMetrics text.
+    pub async fn metrics(&self) -> String {
+        let environments = self.environments().await.by_state();
+        self.metrics
+            .encode(&environments, self.executor.pager_threads())
     }
 
     /// How many environments there are.

@@ -64,6 +64,8 @@ pub struct RequestRecord {
     pub reset: Option<ResetReport>,
     /// Pages that it dirtied, from the reset.
     pub dirty_pages: Option<u64>,
+    /// Whether the environment was compared with its snapshot after that, and equal.
+    pub verified: bool,
     /// Why the environment was destroyed.
     pub destroyed: Option<String>,
     /// Whether `reset` or `destroyed` is decided.
@@ -170,6 +172,7 @@ mod tests {
             total_ns: 0,
             reset: None,
             dirty_pages: None,
+            verified: false,
             destroyed: None,
             finished: false,
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use snapback_vmm::probe::branch_barrier;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -14,15 +15,16 @@ use super::Node;
 use super::error::StartError;
 use super::records::Records;
 use crate::admission::Admission;
-use crate::config::{Config, Paths};
+use crate::config::{BetweenPrincipals, Config, Isolation, Paths};
 use crate::exec::Executor;
 use crate::images::{DigestCache, Images};
-use crate::lease::{BlankLimits, Pool, PoolLimits};
+use crate::lease::{BlankLimits, Pool, PoolLimits, Separation};
 use crate::lock::Lock;
 use crate::pager::Pager;
 use crate::process::{CgroupRoot, Launcher};
 use crate::snapshots::Catalogue;
 use crate::store::{Function, Store};
+use crate::telemetry::Metrics;
 
 /// Where packages put the VMM program.
 const INSTALLED_VMM: &str = "/usr/libexec/snapback/snapback-vmm";
@@ -75,17 +77,20 @@ impl Node {
             config.pager,
             first_generation,
         );
+        let metrics = Arc::new(Metrics::default());
         let pool_limits = PoolLimits {
             max_environments: limits.max_environments,
             idle: Duration::from_millis(timeouts.idle_ms),
             reset_in_place: config.reset.in_place,
+            verify: config.reset.verify_fraction,
+            separation: separation(config.isolation, &metrics),
             blanks: BlankLimits {
                 ready: config.pools.blank,
                 starting: config.pools.blank_starting,
                 pause: config.pools.pause(),
             },
         };
-        let (pool, client) = Pool::new(Arc::clone(&executor), pool_limits);
+        let (pool, client) = Pool::new(Arc::clone(&executor), pool_limits, Arc::clone(&metrics));
         for function in functions.values() {
             client.keep_ready(function.config.machine());
         }
@@ -109,11 +114,31 @@ impl Node {
             functions: RwLock::new(functions),
             creating: Mutex::default(),
             records: Arc::new(Records::new(limits.request_records)),
+            metrics,
             stop: CancellationToken::new(),
             _lock: lock,
             config,
         }))
     }
+}
+
+/// What is between two principals' requests in one microVM, on this host.
+fn separation(isolation: Isolation, metrics: &Metrics) -> Separation {
+    let barriers = branch_barrier();
+    metrics.set_barrier(barriers.is_ok());
+    let separation = Separation::new(isolation.between_principals, barriers.is_ok());
+    match (separation, &barriers) {
+        (Separation::Barrier, Err(why)) => {
+            tracing::warn!(%why, "requests of different principals may share branch predictions");
+        }
+        (Separation::Fresh, Err(why))
+            if isolation.between_principals == BetweenPrincipals::Auto =>
+        {
+            tracing::info!(%why, "each principal's requests have microVMs of their own");
+        }
+        _ => {}
+    }
+    separation
 }
 
 /// The configured program, the installed one, or the one beside this program.

@@ -1,9 +1,14 @@
 //! The threads that answer faults: all wait on one epoll of all userfaultfds.
+//!
+//! What fails while one microVM is served ends that microVM. A thread that ends in any
+//! other way than by being told to is the end of the pager: a fault may be lost with it,
+//! so every microVM in its care is ended, and none is taken any more.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -37,6 +42,9 @@ pub enum RegisterError {
     /// What the VMM sent is no userfaultfd.
     #[error("the VMM sent a descriptor that is no userfaultfd")]
     NotAUserfaultfd,
+    /// A thread of the pager ended: missing pages do not come any more.
+    #[error("the pager has ended")]
+    Ended,
     /// The descriptor could not be used.
     #[error("the userfaultfd cannot be watched")]
     Io(#[from] io::Error),
@@ -57,6 +65,35 @@ struct Shared {
     prefetches: Prefetches,
     clients: Mutex<HashMap<u64, Arc<Client>>>,
     next_key: AtomicU64,
+    /// Threads that run.
+    running: AtomicUsize,
+    /// A thread ended that was not told to.
+    ended: AtomicBool,
+}
+
+/// A page cannot be had any more: the pager's own end.
+#[derive(Debug, thiserror::Error)]
+#[error("the pager has ended")]
+struct PagerEnded;
+
+/// A page could not be had: a bug.
+#[derive(Debug, thiserror::Error)]
+#[error("the pager failed at it")]
+struct PagerFailed;
+
+/// Notices how a thread ends.
+struct Watch<'a> {
+    shared: &'a Shared,
+    was_told: bool,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.shared.running.fetch_sub(1, Ordering::Relaxed);
+        if !self.was_told {
+            self.shared.end_all();
+        }
+    }
 }
 
 /// The pager threads. They end when this is dropped.
@@ -107,6 +144,8 @@ impl Pager {
             prefetches,
             clients: Mutex::default(),
             next_key: AtomicU64::new(PREFETCH + 1),
+            running: AtomicUsize::new(threads),
+            ended: AtomicBool::new(false),
         });
         let mut pager = Self {
             shared: Arc::clone(&shared),
@@ -116,7 +155,13 @@ impl Pager {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new()
                 .name(format!("pager-{number}"))
-                .spawn(move || shared.run())?;
+                .spawn(move || {
+                    let mut watch = Watch {
+                        shared: &shared,
+                        was_told: false,
+                    };
+                    watch.was_told = shared.run();
+                })?;
             pager.threads.push(thread);
         }
         Ok(pager)
@@ -170,11 +215,24 @@ impl Pager {
             epoll::EventFlags::IN,
         )
         .map_err(io::Error::from)?;
+        // Whoever ends the pager says so before it looks for microVMs.
+        if self.shared.ended.load(Ordering::SeqCst) {
+            return Err(RegisterError::Ended);
+        }
         Ok(registration)
     }
 }
 
 impl Pager {
+    /// How many threads answer faults; none when the pager has ended.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        if self.shared.ended.load(Ordering::SeqCst) {
+            return 0;
+        }
+        self.shared.running.load(Ordering::Relaxed)
+    }
+
     /// Brings a working set into a cache, between faults. A page that cannot be
     /// had is left out: whoever needs it has a fault, and that one's failure.
     pub fn prefetch(&self, cache: &Arc<MemoryCache>, set: &WorkingSet) {
@@ -226,23 +284,33 @@ impl Shared {
         let _ = epoll::delete(&self.epoll, &client.uffd);
     }
 
-    fn run(&self) {
+    /// The pager is over, and with it whoever needs it.
+    fn end_all(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        tracing::error!("a pager thread ended: all microVMs that need it end, too");
+        let clients = std::mem::take(&mut *self.clients());
+        for client in clients.values() {
+            self.forget(client);
+            (client.failed)(io::Error::other(PagerEnded));
+        }
+    }
+
+    /// Serves until it is told to end, which is true, or cannot.
+    fn run(&self) -> bool {
         let mut events = Vec::with_capacity(16);
         loop {
             events.clear();
             match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => {
-                    // Every microVM hangs at its next missing page, and its
-                    // deadline ends it. Not possible with a valid epoll.
-                    tracing::error!(%errno, "a pager thread ended");
-                    return;
+                    tracing::error!(%errno, "the pager cannot wait");
+                    return false;
                 }
             }
             for event in &events {
                 let key = event.data.u64();
                 if key == STOP {
-                    return;
+                    return true;
                 }
                 if key == PREFETCH {
                     self.prefetches.work();
@@ -262,7 +330,10 @@ impl Shared {
         let served = if broken {
             Err(io::ErrorKind::BrokenPipe.into())
         } else {
-            client.serve()
+            // A panic is a bug; it must not end the microVMs beside this one. What is
+            // left behind is whole: a page is in the memory or it is not.
+            let served = catch_unwind(AssertUnwindSafe(|| client.serve()));
+            served.unwrap_or_else(|_| Err(io::Error::other(PagerFailed)))
         };
         if let Err(error) = served {
             self.forget(client);

@@ -2,7 +2,7 @@
 //! to do.
 //!
 //! ```text
-//!  one of the function's is idle           ─► reuse the one used last
+//!  one of the function's is idle           ─► reuse one of the principal's, the one used last
 //!  enough of the function's are on the way ─► wait for one
 //!  a blank machine of its shape waits      ─► restore in that one
 //!  there is room                           ─► restore in a new one
@@ -37,8 +37,11 @@ pub struct Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
     /// It is of this snapshot.
-    Wanted,
-    /// It is of another one, or nobody may have it any more.
+    Wanted {
+        /// Whether nobody but the request's principal was served in it last.
+        same: bool,
+    },
+    /// It is of another one, or this request may not have it.
     Other,
     /// It is of none yet.
     Spare {
@@ -54,13 +57,15 @@ pub enum Relation {
 pub struct Inventory {
     /// All environments.
     pub total: usize,
-    /// Of the wanted snapshot: idle, the one used last.
+    /// Of the wanted snapshot: idle, one of the same principal if there is one, of these
+    /// the one used last.
     pub idle: Option<EnvironmentId>,
     /// Of the wanted snapshot: about to become idle.
     pub coming: usize,
     /// Of other snapshots: idle, the one used longest ago.
     pub evictable: Option<EnvironmentId>,
-    /// Of other snapshots: about to become idle.
+    /// Of other snapshots: about to become idle. Whatever is being verified, too: that
+    /// takes long, and nobody waits for it who can have something else.
     pub coming_elsewhere: usize,
     /// Of no snapshot, of the right shape: waiting, else being started.
     pub spare: Option<EnvironmentId>,
@@ -90,16 +95,16 @@ impl Inventory {
     #[must_use]
     pub fn of(candidates: impl IntoIterator<Item = Candidate>) -> Self {
         let mut inventory = Self::default();
-        let (mut newest, mut oldest): (Option<Instant>, Option<Instant>) = (None, None);
+        let (mut best, mut oldest): (Option<(bool, Instant)>, Option<Instant>) = (None, None);
         let mut starting = None;
         for candidate in candidates {
             let id = candidate.id;
             inventory.total += 1;
             match (candidate.state, candidate.relation) {
-                (State::Restored, Relation::Wanted)
-                    if newest.is_none_or(|n| candidate.since > n) =>
+                (State::Restored, Relation::Wanted { same })
+                    if best.is_none_or(|best| (same, candidate.since) > best) =>
                 {
-                    newest = Some(candidate.since);
+                    best = Some((same, candidate.since));
                     inventory.idle = Some(id);
                 }
                 (State::Restored, Relation::Other)
@@ -114,8 +119,10 @@ impl Inventory {
                     (false, true) => inventory.spare_elsewhere = Some(id),
                     (false, false) => inventory.coming_elsewhere += 1,
                 },
-                (State::Blank | State::Resetting, Relation::Wanted) => inventory.coming += 1,
-                (State::Blank | State::Resetting, _) => inventory.coming_elsewhere += 1,
+                (State::Blank | State::Resetting, Relation::Wanted { .. }) => inventory.coming += 1,
+                (State::Blank | State::Resetting | State::Verifying, _) => {
+                    inventory.coming_elsewhere += 1;
+                }
                 _ => {}
             }
         }
@@ -160,6 +167,7 @@ mod tests {
     use super::*;
 
     const MAX: usize = 4;
+    const MINE: Relation = Relation::Wanted { same: true };
 
     fn all(specs: &[(State, Relation)]) -> Vec<Candidate> {
         let start = Instant::now();
@@ -180,7 +188,7 @@ mod tests {
     fn each_rule_in_turn() {
         use State::{Blank, Leased, Resetting, Restored, Running};
         let id = EnvironmentId::from_number;
-        let (mine, other) = (Relation::Wanted, Relation::Other);
+        let (mine, other) = (MINE, Relation::Other);
         assert_eq!(decide(&[], 1), Choice::Restore);
         // The one used last, and never another function's.
         let idle = [(Restored, mine), (Restored, mine), (Restored, other)];
@@ -207,6 +215,39 @@ mod tests {
     }
 
     #[test]
+    fn one_of_the_same_principal_goes_before_one_used_later() {
+        use State::{Resetting, Restored};
+        let id = EnvironmentId::from_number;
+        let others = Relation::Wanted { same: false };
+        let idle = [(Restored, MINE), (Restored, MINE), (Restored, others)];
+        assert_eq!(decide(&idle, 1), Choice::Reuse(id(1)));
+        let only = [(Restored, others), (Resetting, MINE)];
+        assert_eq!(decide(&only, 1), Choice::Reuse(id(0)));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_comparison_who_can_have_something_else() {
+        use State::{Restored, Running, Verifying};
+        let id = EnvironmentId::from_number;
+        let other = Relation::Other;
+        assert_eq!(decide(&[(Verifying, MINE)], 1), Choice::Restore);
+        let idle = [
+            (Verifying, MINE),
+            (Restored, other),
+            (Running, other),
+            (Running, MINE),
+        ];
+        assert_eq!(decide(&idle, 1), Choice::Replace(id(1)));
+        let busy = [
+            (Verifying, MINE),
+            (Running, other),
+            (Running, MINE),
+            (Running, MINE),
+        ];
+        assert_eq!(decide(&busy, 1), Choice::Wait);
+    }
+
+    #[test]
     fn a_blank_machine_that_waits_is_taken_and_one_of_another_shape_makes_room() {
         use State::{Blank, Restored, Running};
         let id = EnvironmentId::from_number;
@@ -218,7 +259,7 @@ mod tests {
         assert_eq!(decide(&[spare(true, false)], 1), Choice::Take(id(0)));
         assert_eq!(decide(&[spare(false, true)], 1), Choice::Restore);
         // What was restored costs more than what was not.
-        let running = (Running, Relation::Wanted);
+        let running = (Running, MINE);
         let idle = (Restored, Relation::Other);
         let full = [running, idle, spare(false, true), running];
         assert_eq!(decide(&full, 1), Choice::Replace(id(2)));
@@ -229,13 +270,13 @@ mod tests {
     proptest! {
         #[test]
         fn the_limit_holds_and_nothing_busy_is_touched(
-            specs in prop::collection::vec((0..7_usize, 0..6_usize), 0..8),
+            specs in prop::collection::vec((0..State::ALL.len(), 0..7_usize), 0..8),
             waiting in 1..4_usize,
         ) {
             let specs: Vec<_> = specs
                 .into_iter()
                 .map(|(state, relation)| match relation {
-                    0 => (State::ALL[state], Relation::Wanted),
+                    0 | 6 => (State::ALL[state], Relation::Wanted { same: relation == 0 }),
                     1 => (State::ALL[state], Relation::Other),
                     n => (State::Blank, Relation::Spare { fits: n & 1 == 0, ready: n < 4 }),
                 })
@@ -243,7 +284,10 @@ mod tests {
             let candidates = all(&specs);
             let state = |id| candidates.iter().find(|c| c.id == id).map(|c| (c.state, c.relation));
             match decide(&specs, waiting) {
-                Choice::Reuse(id) => prop_assert_eq!(state(id), Some((State::Restored, Relation::Wanted))),
+                Choice::Reuse(id) => {
+                    let wanted = matches!(state(id), Some((State::Restored, Relation::Wanted { .. })));
+                    prop_assert!(wanted);
+                }
                 Choice::Take(id) => {
                     let fits = matches!(
                         state(id),

@@ -1,9 +1,11 @@
-//! What the agent tells its operator: one log on standard error.
+//! What the agent tells its operator: one log on standard error, and figures
+//! ([`Metrics`]).
 //!
 //! Filtered by `SNAPBACK_LOG` (`tracing`'s directives, default `info`). Output of
 //! guests and of VMM processes goes there line by line, with bounds.
 
 mod lines;
+mod metrics;
 
 use std::collections::VecDeque;
 use std::io::IsTerminal as _;
@@ -13,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tracing_subscriber::EnvFilter;
 
 pub use lines::Lines;
+pub use metrics::{CONTENT_TYPE, Change, Metrics, RequestEnd, Retirement};
 
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, Fate};

@@ -12,6 +12,8 @@ mod paging;
 
 use serde::Serialize;
 
+pub use host::branch_barrier;
+
 /// What the host offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {

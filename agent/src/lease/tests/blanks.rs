@@ -41,10 +41,16 @@ async fn machines_wait_before_anybody_asks_and_a_request_takes_one() {
     assert_eq!(client.summary().await.blank, 0);
     client.keep_ready(b'a');
     until_blank(&client, 2).await;
-    let lease = client.acquire(image("a")).await.unwrap();
+    let lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     assert_eq!(lease.blank_pool(), Some(BlankPool::Hit));
     // Another function of the same shape.
-    let other = client.acquire(image("aa")).await.unwrap();
+    let other = client
+        .acquire(image("aa"), Principal::default())
+        .await
+        .unwrap();
     assert_eq!(other.blank_pool(), Some(BlankPool::Hit));
     until_blank(&client, 2).await;
 }
@@ -52,12 +58,18 @@ async fn machines_wait_before_anybody_asks_and_a_request_takes_one() {
 #[tokio::test(start_paused = true)]
 async fn without_one_that_waits_one_is_started() {
     let (_pretend, client, _task) = pool_with(4, limits(2, 1));
-    let mut lease = client.acquire(image("a")).await.unwrap();
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     assert_eq!(lease.blank_pool(), Some(BlankPool::Miss));
     lease.start();
     lease.finish(None).await.unwrap();
     // The second request had neither.
-    let lease = client.acquire(image("a")).await.unwrap();
+    let lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     assert_eq!(lease.blank_pool(), None);
 }
 
@@ -69,7 +81,12 @@ async fn one_that_is_being_started_is_waited_for_and_is_no_hit() {
     while client.summary().await.blank_starting == 0 {}
     let lease = tokio::spawn({
         let client = client.clone();
-        async move { client.acquire(image("a")).await.unwrap() }
+        async move {
+            client
+                .acquire(image("a"), Principal::default())
+                .await
+                .unwrap()
+        }
     });
     while client.summary().await.starting == 0 {
         tokio::task::yield_now().await;
@@ -91,7 +108,12 @@ async fn starts_are_bounded_in_number_and_rate_and_a_request_goes_first() {
     let begin = tokio::time::Instant::now();
     until_blank(&client, 20).await;
     assert!(begin.elapsed() >= PAUSE * 17);
-    drop(client.acquire(image("a")).await.unwrap());
+    drop(
+        client
+            .acquire(image("a"), Principal::default())
+            .await
+            .unwrap(),
+    );
     let started = pretend.fates.lock().unwrap().len();
     tokio::time::sleep(PAUSE / 2).await;
     assert_eq!(pretend.fates.lock().unwrap().len(), started);
@@ -107,7 +129,10 @@ async fn one_that_dies_while_it_waits_is_replaced_and_never_given_away() {
     dead.seal(Cause::Gone);
     until_blank(&client, 1).await;
     assert_eq!(pretend.fates.lock().unwrap().len(), 2);
-    let mut lease = client.acquire(image("a")).await.unwrap();
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     assert!(lease.start().fate.known().is_none());
     assert_eq!(pretend.blanks_ended.load(Ordering::Relaxed), 1);
 }
@@ -131,9 +156,15 @@ async fn they_count_as_environments_and_make_room_for_another_shape() {
     until_blank(&client, 2).await;
     tokio::time::sleep(PAUSE * 10).await;
     assert_eq!(client.summary().await.blank, 2);
-    let b = client.acquire(image("b")).await.unwrap();
+    let b = client
+        .acquire(image("b"), Principal::default())
+        .await
+        .unwrap();
     assert_eq!(b.blank_pool(), Some(BlankPool::Miss));
-    let a = client.acquire(image("a")).await.unwrap();
+    let a = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
     assert_eq!(a.blank_pool(), Some(BlankPool::Hit));
     assert_eq!(pretend.blanks_ended.load(Ordering::Relaxed), 1);
     let summary = client.summary().await;
@@ -161,15 +192,11 @@ async fn closing_ends_those_that_wait_and_those_that_are_started() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shape_that_nobody_uses_any_more_is_not_kept_ready() {
-    let pretend = Arc::new(Pretend::default());
-    let limits = PoolLimits {
-        max_environments: 4,
+    let (pretend, client, _, _task) = pool_within(PoolLimits {
         idle: Duration::from_millis(20),
-        reset_in_place: true,
         blanks: limits(1, 1),
-    };
-    let (pool, client) = Pool::new(Arc::clone(&pretend), limits);
-    tokio::spawn(pool.run());
+        ..super::limits(4)
+    });
     client.keep_ready(b'a');
     // The pool's clock for idleness is the real one.
     while pretend.blanks_ended.load(Ordering::Relaxed) == 0 {

@@ -96,6 +96,19 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// Which command.
+    #[must_use]
+    pub const fn command(&self) -> &'static str {
+        match self {
+            Self::Send { command, .. }
+            | Self::Timeout { command, .. }
+            | Self::Ended { command, .. }
+            | Self::Failed { command, .. }
+            | Self::Unexpected { command, .. }
+            | Self::InDoubt { command, .. } => command,
+        }
+    }
+
     /// The snapshot section that is to blame, when one is.
     #[must_use]
     pub fn section(&self) -> Option<&str> {
