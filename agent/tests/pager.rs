@@ -59,7 +59,7 @@ struct Vm {
     failures: Arc<Mutex<mpsc::Receiver<io::Error>>>,
     _registration: Registration,
     /// As the VMM keeps one, so that a missing page never turns into zeroes.
-    _uffd: Uffd,
+    uffd: Uffd,
 }
 
 fn device() -> OwnedFd {
@@ -97,7 +97,7 @@ fn start(device: &OwnedFd, pager: &Pager, cache: &Arc<MemoryCache>) -> Vm {
         memory: Arc::new(memory),
         failures: Arc::new(Mutex::new(failures)),
         _registration: registration,
-        _uffd: uffd,
+        uffd,
     }
 }
 
@@ -210,6 +210,121 @@ fn a_page_that_cannot_be_had_ends_the_vm_and_is_never_zeroes() {
     assert_eq!(read_pages(&other, vec![1]), [expected(1)]);
     // The stuck thread's memory must stay mapped.
     std::mem::forget(vm);
+}
+
+/// As [`Pattern`], but the pager fails at page 300 instead of being told that it cannot be had.
+#[derive(Debug)]
+struct Panicking;
+
+impl PageSource for Panicking {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let broken = BROKEN * PAGE;
+        let end = offset + u64::try_from(bytes.len()).unwrap();
+        assert!(
+            !(offset..end).contains(&broken),
+            "a bug in the source of pages"
+        );
+        Pattern.read_at(offset, bytes)
+    }
+
+    fn data_after(&self, offset: u64) -> io::Result<u64> {
+        Ok(offset)
+    }
+}
+
+/// Touches a page on a thread that waits for it until the test's process ends.
+fn touch_in_vain(vm: &Vm, page: u64) -> mpsc::Receiver<u8> {
+    let (sender, seen) = mpsc::channel();
+    let memory = Arc::clone(&vm.memory);
+    std::thread::spawn(move || sender.send(byte(&memory.as_volatile_slice(), page)));
+    seen
+}
+
+fn failure_of(vm: &Vm) -> io::Error {
+    let failures = Arc::clone(&vm.failures);
+    bounded(move || failures.lock().unwrap().recv().unwrap())
+}
+
+#[test]
+fn a_bug_while_one_vm_is_served_ends_that_vm_and_no_other() {
+    let device = device();
+    let pager = Pager::start(1).unwrap();
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Panicking), PAGE).unwrap());
+    let (vm, other) = (
+        start(&device, &pager, &cache),
+        start(&device, &pager, &cache),
+    );
+    let seen = touch_in_vain(&vm, BROKEN);
+    assert_eq!(failure_of(&vm).to_string(), "the pager failed at it");
+    assert!(seen.recv_timeout(Duration::from_millis(200)).is_err());
+    assert_eq!(read_pages(&other, vec![1]), [expected(1)]);
+    assert_eq!(pager.threads(), 1);
+    std::mem::forget(vm);
+}
+
+#[test]
+fn a_pager_thread_that_ends_ends_every_vm_in_its_care_and_takes_no_other() {
+    let device = device();
+    let pager = Pager::start(2).unwrap();
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Panicking), PAGE).unwrap());
+    let vms = [(); 3].map(|()| start(&device, &pager, &cache));
+    assert_eq!(read_pages(&vms[0], vec![1]), [expected(1)]);
+    // One waits for a page that fails, the others for nothing: between two faults. What a
+    // prefetch fails at is nobody's in particular.
+    let broken = u32::try_from(BROKEN).unwrap();
+    pager.prefetch(&cache, &WorkingSet::of([broken], PAGES));
+    for vm in &vms {
+        assert_eq!(failure_of(vm).to_string(), "the pager has ended");
+    }
+    assert_eq!(pager.threads(), 0);
+    // A page that nobody brings any more is waited for, and never zeroes.
+    let seen = touch_in_vain(&vms[1], 77);
+    assert!(seen.recv_timeout(Duration::from_millis(200)).is_err());
+    let uffd = Uffd::from_device(device.as_fd()).unwrap();
+    let refused = pager.register(
+        uffd.as_fd().try_clone_to_owned().unwrap(),
+        Vec::new(),
+        Arc::clone(&cache),
+        |_| {},
+    );
+    assert!(matches!(refused.unwrap_err(), RegisterError::Ended));
+    std::mem::forget(vms);
+}
+
+#[test]
+fn a_userfaultfd_that_its_vmm_made_blocking_stalls_nobody() {
+    let device = device();
+    let pager = Pager::start(1).unwrap();
+    let cache = Arc::new(MemoryCache::cold(LEN, Box::new(Pattern), PAGE).unwrap());
+    let (vm, other) = (
+        start(&device, &pager, &cache),
+        start(&device, &pager, &cache),
+    );
+    let blocking = rustix::fs::OFlags::empty();
+    rustix::fs::fcntl_setfl(&vm.uffd, blocking).unwrap();
+    // The kernel does not wait for such a descriptor; whoever has one is ended.
+    let seen = touch_in_vain(&vm, 5);
+    assert_eq!(failure_of(&vm).kind(), io::ErrorKind::BrokenPipe);
+    assert!(seen.recv_timeout(Duration::from_millis(200)).is_err());
+    assert_eq!(read_pages(&other, vec![1]), [expected(1)]);
+    std::mem::forget(vm);
+}
+
+#[test]
+fn a_read_that_finds_no_fault_does_not_wait_for_one_whatever_the_descriptors_flags() {
+    // The flag may change between the news of a fault and the read. Older kernels (before
+    // 6.10) cannot read without waiting; there, the jail alone keeps the flag as it is.
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split('.')
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6), Some(10)) {
+        return;
+    }
+    let uffd = Uffd::from_device(device().as_fd()).unwrap();
+    rustix::fs::fcntl_setfl(&uffd, rustix::fs::OFlags::empty()).unwrap();
+    let read = bounded(move || uffd.read_events(&mut [snapback_vmm::sys::uffd::Fault::default()]));
+    assert_eq!(read.unwrap(), 0);
 }
 
 #[test]

@@ -11,17 +11,18 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use snapback_proto::control::{Command, Reply};
-use snapback_proto::guest::{ENTROPY_LEN, GuestMessage, HostMessage, Identity, LogFormat, Resume};
+use snapback_proto::guest::LogFormat;
 use snapback_proto::ids::RequestId;
 
-use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};
+use super::channel::{Channel, ChannelError};
 use super::deadline::Deadline;
 use super::doubt::{Doubt, Poison};
 use super::exchange::{Answered, Rest, exchange};
 use super::logs::FunctionLog;
+use super::resume::resume;
 use super::stream::Sink;
-use super::{Environment, Executor, answer, elapsed_ns, wall_clock_ns};
-use crate::ids::{self, EnvironmentId};
+use super::{Environment, Executor, answer, elapsed_ns};
+use crate::ids::EnvironmentId;
 use crate::process::{Cause, CommandError, Fate};
 
 /// How long after the channel broke the microVM's end is waited for, so that the
@@ -305,80 +306,6 @@ impl Executor {
         }
         Ok(channel)
     }
-}
-
-async fn resume(
-    environment: EnvironmentId,
-    reader: &mut Reader<'_>,
-    writer: &mut Writer<'_>,
-    generation: u64,
-    log: &mut FunctionLog,
-) -> Result<(), InvokeError> {
-    let mut entropy = [0; ENTROPY_LEN];
-    ids::random(&mut entropy).map_err(|source| InvokeError::Entropy {
-        environment,
-        source,
-    })?;
-    let unconfirmed = |source| InvokeError::Unconfirmed {
-        environment,
-        source,
-    };
-    let identity = identity().map_err(|source| InvokeError::Entropy {
-        environment,
-        source,
-    })?;
-    let message = Resume {
-        generation,
-        entropy,
-        wall_clock_ns: wall_clock_ns(),
-        identity,
-    };
-    writer
-        .send(&HostMessage::Resume(message), &[])
-        .await
-        .map_err(unconfirmed)?;
-    loop {
-        match reader.receive().await.map_err(unconfirmed)? {
-            (
-                GuestMessage::Resumed {
-                    generation: confirmed,
-                },
-                _,
-            ) if confirmed == generation => {
-                return Ok(());
-            }
-            (
-                GuestMessage::Resumed {
-                    generation: confirmed,
-                },
-                _,
-            ) => {
-                let error = ChannelError::Generation {
-                    confirmed,
-                    expected: generation,
-                };
-                return Err(unconfirmed(error));
-            }
-            (GuestMessage::Log { stream }, bytes) => log.push(stream, &bytes),
-            (message, _) => return Err(unconfirmed(out_of_turn(&message, "Resumed or Log"))),
-        }
-    }
-}
-
-/// Names that no other request's machine has had. They tell nothing of this host.
-fn identity() -> std::io::Result<Identity> {
-    let (mut machine_id, mut boot_id, mut name) = ([0; 16], [0; 16], [0; 6]);
-    ids::random(&mut machine_id)?;
-    ids::random(&mut boot_id)?;
-    ids::random(&mut name)?;
-    let name: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Identity {
-        hostname: format!("function-{name}"),
-        machine_id,
-        boot_id,
-        // Functions have no network yet.
-        name_servers: Vec::new(),
-    })
 }
 
 fn conclude(end: End, invocation: &Invocation) -> Outcome {

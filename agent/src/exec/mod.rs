@@ -22,6 +22,7 @@ mod logs;
 mod platform;
 mod reset;
 mod restore;
+mod resume;
 mod stream;
 
 use std::sync::Arc;

@@ -19,6 +19,7 @@ mod machines;
 mod placing;
 mod pool;
 mod principal;
+mod returning;
 mod ticket;
 
 pub mod state;

@@ -23,7 +23,7 @@ use super::principal::{Principal, Served};
 use super::state::{State, Step};
 use super::ticket::{BlankPool, LeaseError, ResetOutcome, Returned};
 use crate::exec::{Doubt, Poison, Poisonous};
-use crate::ids::{self, EnvironmentId};
+use crate::ids::EnvironmentId;
 use crate::process::Cause;
 use crate::telemetry::{Metrics, Retirement};
 
@@ -307,84 +307,13 @@ impl<V: Machines> Pool<V> {
         }
     }
 
-    fn finish(
-        &mut self,
-        id: EnvironmentId,
-        mut machine: V::Machine,
-        doubt: Option<Doubt>,
-        report: oneshot::Sender<ResetOutcome>,
-    ) {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return;
-        };
-        if entry.state == State::Leased {
-            // Both notes of this lease were ready, and this one came first.
-            self.step(id, Step::Start);
-        }
-        if let Some(doubt) = doubt {
-            self.lose(id, machine, &doubt, report);
-            return;
-        }
-        if !self.limits.reset_in_place {
-            let _ = report.send(ResetOutcome::Destroyed("reset.in_place is off".to_owned()));
-            self.keep(id, machine);
-            self.retire(id, Retirement::SingleUse);
-            return;
-        }
-        self.step(id, Step::Finish);
-        let verbs = Arc::clone(&self.verbs);
-        self.spawn(id, async move {
-            let result = verbs.reset(&mut machine).await;
-            Done::Reset(machine, result, report)
-        });
-    }
-
-    /// Whether this reset is one of those that are looked at.
-    fn is_sampled(&self, id: EnvironmentId) -> bool {
-        let unneeded = self.entries.get(&id).is_none_or(|entry| entry.retiring);
-        let mut random = [0; 4];
-        // Without random bytes, rather one too many.
-        let drawn = ids::random(&mut random).map_or(0, |()| u32::from_ne_bytes(random));
-        !unneeded && self.limits.verify.samples(drawn)
-    }
-
-    /// Compares an environment that was reset with its snapshot. Nobody waits for it who
-    /// can have another one.
-    fn verify(
-        &mut self,
-        id: EnvironmentId,
-        mut machine: V::Machine,
-        report: ResetReport,
-        sender: oneshot::Sender<ResetOutcome>,
-    ) {
-        self.step(id, Step::Check);
-        let verbs = Arc::clone(&self.verbs);
-        self.spawn(id, async move {
-            let result = verbs.verify(&mut machine).await;
-            Done::Verified(machine, result.map(|()| report), sender)
-        });
-    }
-
-    /// An environment that served a request is not trusted any more.
-    fn lose(
-        &mut self,
-        id: EnvironmentId,
-        machine: V::Machine,
-        doubt: &Doubt,
-        report: oneshot::Sender<ResetOutcome>,
-    ) {
-        let _ = report.send(ResetOutcome::Destroyed(doubt.words.clone()));
-        self.keep(id, machine);
-        self.destroy(id, doubt);
-    }
-
-    fn destroy(&mut self, id: EnvironmentId, doubt: &Doubt) {
+    pub(super) fn destroy(&mut self, id: EnvironmentId, doubt: &Doubt) {
         let reason = doubt.reason.word();
         tracing::warn!(environment = %id, reason, %doubt, "destroying an environment");
         self.fail(id, doubt.reason);
     }
 
-    fn keep(&mut self, id: EnvironmentId, machine: V::Machine) {
+    pub(super) fn keep(&mut self, id: EnvironmentId, machine: V::Machine) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.machine = Some(machine);
         }

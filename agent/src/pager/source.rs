@@ -2,15 +2,14 @@
 
 use std::io;
 
-use snapback_vmm::snapshot::layers::Layers;
-
 /// Something that has every page of a snapshot's memory. A remote or compressed
 /// one only has to implement this.
 pub trait PageSource: std::fmt::Debug + Send + Sync {
     /// Fills all of `bytes` from `offset` (bytes) on.
     ///
     /// # Errors
-    /// When the bytes cannot be had; a source that ends early is an error.
+    /// When the bytes cannot be had, or are not what they should be; a source that ends
+    /// early is an error.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 
     /// Where the next byte at or after `offset` is that may be other than zero;
@@ -19,16 +18,4 @@ pub trait PageSource: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// When the source cannot tell.
     fn data_after(&self, offset: u64) -> io::Result<u64>;
-}
-
-/// A snapshot's memory file, or a diff's on top of its bases'. Holes are pages of
-/// zeroes.
-impl PageSource for Layers {
-    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        Self::read_at(self, offset, bytes)
-    }
-
-    fn data_after(&self, offset: u64) -> io::Result<u64> {
-        Self::data_after(self, offset)
-    }
 }

@@ -15,9 +15,11 @@ use snapback_vmm::snapshot::manifest::{
 };
 use snapback_vmm::snapshot::memory::{self, CHUNK_LEN};
 use snapback_vmm::snapshot::page_map;
+use snapback_vmm::snapshot::sums::PageSums;
 use snapback_vmm::supervisor::Saved;
 
 use super::catalogue::Pin;
+use super::checked::CheckedMemory;
 use super::error::SnapshotError;
 use super::files::{SnapshotFiles, file_digest, read_state};
 use super::hints::Hints;
@@ -143,8 +145,9 @@ impl Draft {
         let path = self.destination.join(MEMORY_FILE_NAME);
         // As anybody will find it.
         let files = SnapshotFiles::open(&self.destination)?;
-        let source = Box::new(files.memory().clone());
-        let cache = MemoryCache::warm(guest.into(), len, source, self.window)
+        // What the guest never touched is zero.
+        let source = CheckedMemory::new(files.memory().clone(), PageSums::zeroes(len));
+        let cache = MemoryCache::warm(guest.into(), len, Box::new(source), self.window)
             .map_err(SnapshotError::io("caching", &path))?;
         let disks = parts.disks.open()?;
         let directory = &self.destination;

@@ -10,6 +10,7 @@ use snapback_vmm::snapshot::manifest::{
     Base, FILE_NAME, FileDigest, MEMORY_FILE_NAME, Manifest, STATE_FILE_NAME, SnapshotId,
 };
 use snapback_vmm::snapshot::page_map::{self, PageMap};
+use snapback_vmm::snapshot::sums::PageSums;
 use snapback_vmm::snapshot::{Digest, memory};
 use snapback_vmm::supervisor::Saved;
 
@@ -150,11 +151,11 @@ impl SnapshotFiles {
         }
     }
 
-    /// Checks every hash of the memory, as it is with its bases.
+    /// Checks every hash of the memory, as it is with its bases; what its pages are then.
     ///
     /// # Errors
     /// Names the chunk that is damaged.
-    pub fn check_memory(&self) -> Result<(), SnapshotError> {
+    pub fn check_memory(&self) -> Result<PageSums, SnapshotError> {
         memory::verify(&self.memory, &self.manifest.memory.chunks).map_err(|source| {
             SnapshotError::Memory {
                 id: self.manifest.snapshot_id.clone(),

@@ -16,6 +16,7 @@ use snapback_vmm::snapshot::manifest::{
 };
 use snapback_vmm::sys::memfd;
 
+use super::checked::CheckedMemory;
 use super::error::SnapshotError;
 use super::files::SnapshotFiles;
 use super::hints::Hints;
@@ -101,10 +102,11 @@ impl Snapshot {
                 source,
             },
         )?;
-        files.check_memory()?;
+        let sums = files.check_memory()?;
         let path = directory.join(MEMORY_FILE_NAME);
         let len = manifest.memory.len;
-        let cache = MemoryCache::cold(len, Box::new(files.memory().clone()), window)
+        let source = CheckedMemory::new(files.memory().clone(), sums);
+        let cache = MemoryCache::cold(len, Box::new(source), window)
             .map_err(SnapshotError::io("caching", &path))?;
         let hints = Hints::read(directory.to_owned(), len);
         Self::new(manifest, directory, cache, disks.open()?, hints)

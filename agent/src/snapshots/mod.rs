@@ -15,6 +15,7 @@
 //! and the memory from the files that were open when they were checked.
 
 mod catalogue;
+mod checked;
 mod draft;
 mod error;
 mod files;

@@ -3,6 +3,7 @@
 An event that is no object comes back as it is.
 """
 
+import ctypes
 import errno
 import os
 import random
@@ -15,6 +16,32 @@ import uuid
 
 import traces
 
+CRYPTO = ctypes.CDLL("libcrypto.so.3")
+CRYPTO.EVP_PKEY_Q_keygen.restype = ctypes.c_void_p
+
+
+def ec_key():
+    """A new P-256 key's public part, made by OpenSSL's generator for secrets."""
+    key = CRYPTO.EVP_PKEY_Q_keygen(None, None, b"EC", ctypes.c_char_p(b"P-256"))
+    key, out = ctypes.c_void_p(key), ctypes.c_void_p()
+    length = CRYPTO.i2d_PUBKEY(key, ctypes.byref(out))
+    return ctypes.string_at(out, length).hex()
+
+
+def tls_hello():
+    """The first bytes of a TLS connection: random numbers and the client's key shares."""
+    outgoing = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    connection = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    try:
+        connection.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    hello = outgoing.read()
+    # RFC 8446, 4.1.2: a record's head of 5 bytes, a message's of 4, a version of 2.
+    return {"random": hello[11:43].hex(), "session": hello[44:44 + hello[43]].hex()}
+
+
 # What was made while the function was initialised: the same in every request of a snapshot.
 BORN = {
     "id": uuid.uuid4().hex,
@@ -23,6 +50,8 @@ BORN = {
     # Both generators have a state of their own from here on, and it is in the snapshot.
     "random": random.random(),
     "ssl": ssl.RAND_bytes(16).hex(),
+    "ec_key": ec_key(),
+    "tls_hello": tls_hello(),
 }
 
 
@@ -63,6 +92,8 @@ def text(path):
 def draw(event, context, now):
     """Random numbers first, so that other machines can draw theirs meanwhile."""
     drawn = {
+        "ec_key": ec_key(),
+        "tls_hello": tls_hello(),
         "random": random.random(),
         "ssl": ssl.RAND_bytes(16).hex(),
         "secrets": secrets.token_hex(16),

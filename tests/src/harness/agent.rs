@@ -39,6 +39,7 @@ pub struct Environments {
     pub idle: u64,
     pub busy: u64,
     pub resetting: u64,
+    pub verifying: u64,
 }
 
 impl Agent {
@@ -114,6 +115,11 @@ impl Agent {
         wait_for("the agent's end", || child.try_wait().unwrap())
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The processes of its microVMs.
     pub fn machines(&self) -> Vec<Process> {
         processes::machines_in(self.place().cgroup())
@@ -127,7 +133,27 @@ impl Agent {
             idle: count("idle"),
             busy: count("busy"),
             resetting: count("resetting"),
+            verifying: count("verifying"),
         }
+    }
+
+    /// A figure of `/metrics`, by its name and labels.
+    pub fn metric(&self, series: &str) -> u64 {
+        let text = String::from_utf8(self.get("/metrics").body).unwrap();
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(series));
+        let value = lines.find_map(|rest| rest.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("{series} is not in {text}"));
+        value.parse().unwrap()
+    }
+
+    /// How many microVMs were destroyed for a reason.
+    pub fn poisoned(&self, reason: &str) -> u64 {
+        self.metric(&format!("snapback_poisoned_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// Waits until so many microVMs were destroyed for a reason.
+    pub fn wait_for_poisoned(&self, reason: &str, count: u64) {
+        wait_for(reason, || (self.poisoned(reason) == count).then_some(()));
     }
 
     /// Waits until so many requests run.
@@ -150,6 +176,13 @@ impl Agent {
 
     pub fn get(&self, path: &str) -> Response {
         self.http("GET", path, &[], b"")
+    }
+
+    /// Lambda's Invoke for a tenant.
+    pub fn invoke_for(&self, tenant: &str, name: &str, event: &Value) -> Response {
+        let headers = [("x-amz-tenant-id", tenant)];
+        let event = event.to_string();
+        self.http("POST", &invocations(name), &headers, event.as_bytes())
     }
 
     /// Lambda's Invoke; an error when the connection breaks.

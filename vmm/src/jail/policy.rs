@@ -175,6 +175,7 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_rseq, "rseq", Always, Supervisor, "a thread begins"),
     call(libc::SYS_sched_getaffinity, "sched_getaffinity", Always, All,
         "a thread begins; where a vCPU's thread may be again after a barrier"),
+    call(libc::SYS_getcpu, "getcpu", Always, All, "where the C library does not know it"),
     call(libc::SYS_sched_setaffinity, "sched_setaffinity", Null { argument: 0 }, All,
         "the calling thread stays where it passed the branch-predictor barrier"),
     call(libc::SYS_prctl, "prctl", OneOf { argument: 0, values: PRCTLS }, Supervisor,

@@ -18,6 +18,7 @@ use std::sync::LazyLock;
 use super::Digest;
 use super::layers::{LayerError, Layers};
 use super::page_map::PageMap;
+use super::sums::PageSums;
 use crate::memory::PAGE_SIZE;
 
 /// One MiB, in bytes.
@@ -209,12 +210,13 @@ fn compare(
     })
 }
 
-/// Checks that `memory` has these hashes. Its files' offsets are moved.
+/// Checks that `memory` has these hashes; what its pages are then, for later reads. Its
+/// files' offsets are moved.
 ///
 /// # Errors
 /// When the number of hashes is wrong, a file cannot be read, or a chunk is damaged;
 /// the first one is named.
-pub fn verify(memory: &Layers, chunks: &[Digest]) -> Result<(), MemoryError> {
+pub fn verify(memory: &Layers, chunks: &[Digest]) -> Result<PageSums, MemoryError> {
     possible(memory.len())?;
     let expected = chunk_count(memory.len());
     if chunks.len() != expected {
@@ -224,8 +226,14 @@ pub fn verify(memory: &Layers, chunks: &[Digest]) -> Result<(), MemoryError> {
         });
     }
     let mut hashes = chunks.iter().enumerate();
+    let mut sums = PageSums::zeroes(memory.len());
     walk(memory, |chunk| match hashes.next() {
-        Some((_, hash)) if *hash == chunk.digest() => Ok(()),
+        Some((_, hash)) if *hash == chunk.digest() => {
+            if !chunk.hole {
+                sums.note(chunk.offset, chunk.bytes);
+            }
+            Ok(())
+        }
         Some((index, _)) => Err(MemoryError::Damaged {
             chunk: index,
             offset: chunk.offset,
@@ -234,7 +242,8 @@ pub fn verify(memory: &Layers, chunks: &[Digest]) -> Result<(), MemoryError> {
             found: chunks.len(),
             expected,
         }),
-    })
+    })?;
+    Ok(sums)
 }
 
 /// A stopped guest's memory.
@@ -394,7 +403,7 @@ mod tests {
 
     fn verified(file: &File, chunks: &[Digest]) -> Result<(), MemoryError> {
         let layers = Layers::whole(file.try_clone().unwrap(), LEN)?;
-        verify(&layers, chunks)
+        verify(&layers, chunks).map(drop)
     }
 
     fn content(file: &File, len: u64) -> Vec<u8> {

@@ -25,6 +25,7 @@ pub mod manifest;
 pub mod memory;
 pub mod page_map;
 mod reader;
+pub mod sums;
 mod writer;
 
 pub use blob::Blob;

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub mod allocation;
+pub mod cpu;
 pub mod dirty_ring;
 pub mod fds;
 pub mod jail;

@@ -25,9 +25,10 @@
 use std::io;
 
 use kvm_ioctls::{Kvm, VcpuFd};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::step::{StepError, kernel};
+use crate::sys::cpu;
 
 /// The vCPU of an empty machine: no memory, no interrupt controller, never run.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ pub(super) struct Stay {
 impl Stay {
     fn here() -> io::Result<Self> {
         let allowed = sched_getaffinity(None)?;
-        let cpu = sched_getcpu();
+        let cpu = cpu::current()?;
         if cpu >= CpuSet::MAX_CPU {
             return Err(io::ErrorKind::Unsupported.into());
         }
@@ -103,7 +104,7 @@ mod tests {
         let stay = Stay::here().unwrap();
         let now = sched_getaffinity(None).unwrap();
         assert_eq!(now.count(), 1);
-        assert!(now.is_set(sched_getcpu()));
+        assert!(now.is_set(cpu::current().unwrap()));
         stay.release().unwrap();
         assert_eq!(sched_getaffinity(None).unwrap(), before);
     }

@@ -20,7 +20,7 @@ pub(super) fn run(opened: anyhow::Result<SnapshotFiles>, json: bool) -> anyhow::
     let damage = match &opened {
         Err(error) => vec![chain(error.as_ref())],
         // Both, so that one damaged part does not hide the other.
-        Ok(files) => [files.state().map(drop), files.check_memory()]
+        Ok(files) => [files.state().map(drop), files.check_memory().map(drop)]
             .into_iter()
             .filter_map(|checked| checked.err().map(|error| chain(&error)))
             .collect(),
