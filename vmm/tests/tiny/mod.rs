@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use snapback_proto::control::{Command, Devices, Reply};
@@ -198,6 +199,7 @@ impl Tiny {
         Running {
             vmm,
             memory,
+            run_took: Duration::ZERO,
             console,
         }
     }
@@ -223,6 +225,8 @@ impl Tiny {
 pub struct Running {
     pub vmm: Vmm,
     pub memory: OwnedFd,
+    /// From its last `Run` to the reply.
+    pub run_took: Duration,
     console: std::io::PipeReader,
 }
 
@@ -246,6 +250,7 @@ impl Running {
         Self {
             vmm,
             memory,
+            run_took: Duration::ZERO,
             console,
         }
     }
@@ -262,7 +267,9 @@ impl Running {
             hub: false,
             barrier,
         };
+        let begin = Instant::now();
         let (reply, _) = self.vmm.ask(&run, &[&theirs]);
+        self.run_took = begin.elapsed();
         assert_eq!(reply, Reply::Running);
         self.read_until(b'\n')
     }
