@@ -237,6 +237,11 @@ impl Running {
         rustix::fs::fallocate(&memory, flags, 0, shape.memory()).unwrap();
         let vmm = Vmm::start();
         vmm.prepare(shape);
+        Self::restore_into(vmm, memory, state)
+    }
+
+    /// Restores it in a blank machine.
+    pub fn restore_into(vmm: Vmm, memory: OwnedFd, state: &File) -> Self {
         let (console, serial) = std::io::pipe().unwrap();
         let fds: [&dyn AsFd; 3] = [&memory, state, &serial];
         let (reply, _) = vmm.ask(
