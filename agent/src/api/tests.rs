@@ -85,6 +85,25 @@ async fn told(response: Response<Body>) -> (StatusCode, String, serde_json::Valu
 }
 
 #[tokio::test]
+async fn the_figures_are_openmetrics_text_and_count_what_did_not_run() {
+    let fixture = fixture();
+    fixture.invoke("known", &[], Body::from("{}")).await;
+    let response = fixture.get("/metrics").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    let kind = response.headers()["content-type"].to_str().unwrap();
+    assert_eq!(kind, crate::telemetry::CONTENT_TYPE);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let text = std::str::from_utf8(&body).unwrap();
+    for line in [
+        "snapback_requests_total{outcome=\"not_run\"} 1\n",
+        "snapback_pager_threads 2\n",
+        "snapback_environments{state=\"verifying\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_function_is_lambdas_404() {
     let fixture = fixture();
     for name in ["unknown", "known:7", "..%2Fknown"] {

@@ -197,6 +197,7 @@ fn a_handler_that_runs_past_its_timeout_costs_its_environment_and_the_caller_is_
     let created = agent.create(IMPATIENT, &tour_code(), &["--timeout", "3"]);
     assert!(created.success, "{created:?}");
     for event in [json!({"do": "nap", "seconds": 30}), json!({"do": "spin"})] {
+        let poisoned = agent.poisoned("timeout");
         let before = still_works(&agent, IMPATIENT);
         let machines = agent.machines();
         let start = Instant::now();
@@ -213,6 +214,7 @@ fn a_handler_that_runs_past_its_timeout_costs_its_environment_and_the_caller_is_
         assert_eq!(record["environment"], before["environment"]);
         assert_eq!(record["destroyed"], "Sandbox.Timedout");
         assert_eq!(record["reset"], Value::Null);
+        assert_eq!(agent.poisoned("timeout"), poisoned + 1);
         // One process of those that were there is gone, with its cgroup.
         let environment = record["environment"].as_str().unwrap();
         let cgroup = agent.place().cgroup().join(environment);

@@ -32,12 +32,14 @@ fn a_hook_that_fails_after_a_restore_fails_the_request_and_ends_the_machine() {
     let created = agent.create("broken-hooks", &code, &["--timeout", "60"]);
     assert!(created.success, "{created:?}");
     for _ in 0..2 {
+        let poisoned = agent.poisoned("spoilt");
         let failed = agent.invoke("broken-hooks", &json!({}));
         assert_eq!(failed.header("x-amz-function-error"), "Unhandled");
         assert_eq!(failed.json()["errorMessage"], "this hook fails");
         let record = agent.record(&failed);
         assert_eq!(record["reset"], json!(null), "{record}");
         assert!(record["destroyed"].is_string(), "{record}");
+        assert_eq!(agent.poisoned("spoilt"), poisoned + 1);
     }
 }
 
@@ -65,4 +67,5 @@ fn an_answer_does_not_wait_for_extensions_and_the_reset_does() {
     });
     let destroyed = record["destroyed"].as_str().unwrap_or_default();
     assert!(destroyed.contains("did not finish"), "{record}");
+    assert_eq!(agent.poisoned("extensions"), 1);
 }

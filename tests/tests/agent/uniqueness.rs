@@ -87,8 +87,8 @@ fn the_first_instruction_of_a_handler_sees_the_hosts_wall_clock() {
         let before = host_seconds();
         let (facts, record) = agent.call_recorded(TOUR, &json!({"do": "draw"}));
         let after = host_seconds();
-        // It was set between `Run` and the guest's confirmation: no later could it lag by
-        // more than that took, in the host's time.
+        // It was set between `Run` and the guest's confirmation, and lags by less than that
+        // took: a figure where instructions are counted.
         let resume = record["resume_ns"].as_f64().unwrap() / 1e9;
         println!(
             "the guest confirmed its clock {:.3} ms after Run",
