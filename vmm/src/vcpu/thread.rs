@@ -26,14 +26,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What a vCPU thread is told to do.
 #[derive(Debug)]
 pub enum Order {
-    /// Take part in this machine and show the guest this CPUID table.
-    Join(Board, Arc<[CpuidEntryV1]>),
+    /// Show the guest this CPUID table; only before it runs for the first time.
+    ShowCpuid(Arc<[CpuidEntryV1]>),
     /// Start at a kernel's entry point.
     Start(EntryPoint),
     /// Go on from this time, as if the instant had been its own.
     SetTime(VcpuTimeV1, HostInstant),
-    /// Run the guest.
-    Run,
+    /// Run the guest on this board.
+    Run(Board),
     /// Read the state: these MSRs, or those that a snapshot can hold of them.
     Save {
         /// Numbers of the MSRs.
@@ -50,7 +50,7 @@ pub enum Order {
 /// A vCPU thread's answer.
 #[derive(Debug)]
 pub enum Report {
-    /// To `Join`, `Start`, `SetTime` and `Load`.
+    /// To `ShowCpuid`, `Start`, `SetTime` and `Load`.
     Done,
     /// To `Save`.
     Saved(Box<ProcessorV1>),
@@ -129,7 +129,6 @@ impl Vcpu {
             id,
             fd,
             shape,
-            board: None,
             dirty: Arc::clone(&dirty),
             outbox,
             stopped,
@@ -162,7 +161,7 @@ impl Vcpu {
     /// # Errors
     /// When the thread is gone.
     pub fn order(&self, order: Order) -> Result<(), VcpuError> {
-        if matches!(order, Order::Run) {
+        if matches!(order, Order::Run(_)) {
             self.kick.set(false);
         }
         self.orders.send(order).map_err(|_| VcpuError::Gone)
@@ -242,7 +241,6 @@ struct Worker {
     id: u8,
     fd: VcpuFd,
     shape: Shape,
-    board: Option<Board>,
     dirty: Arc<Mutex<DirtyTracker>>,
     outbox: Sender<Report>,
     stopped: EventFd,
@@ -251,7 +249,7 @@ struct Worker {
 impl Worker {
     fn serve(mut self, inbox: &Receiver<Order>) {
         while let Ok(order) = inbox.recv() {
-            let runs = matches!(order, Order::Run);
+            let runs = matches!(order, Order::Run(_));
             let report = self.execute(order).unwrap_or_else(Report::Failed);
             // Nobody left to tell, or to wake: the process is ending.
             if self.outbox.send(report).is_err() || (runs && self.stopped.write(1).is_err()) {
@@ -262,12 +260,8 @@ impl Worker {
 
     fn execute(&mut self, order: Order) -> Result<Report, VcpuError> {
         match order {
-            Order::Join(board, table) => {
-                let table = cpuid::for_vcpu(&table, self.id).map_err(kernel("build the CPUID"))?;
-                self.fd
-                    .set_cpuid2(&table)
-                    .map_err(kernel("set the CPUID"))?;
-                self.board = Some(board);
+            Order::ShowCpuid(table) => {
+                cpuid::show(&self.fd, &table, self.id).map_err(kernel("set the CPUID"))?;
                 Ok(Report::Done)
             }
             Order::Start(entry) => {
@@ -289,7 +283,7 @@ impl Worker {
                 clock::start_vcpu(&self.fd, &time, at).map_err(kernel("set the guest's time"))?;
                 Ok(Report::Done)
             }
-            Order::Run => self.run(),
+            Order::Run(board) => Ok(Report::Stopped(run(&mut self.fd, &board, &self.dirty))),
             Order::Save { msrs, probe, at } => {
                 let listed = if probe {
                     msrs::settable(&self.fd, &msrs)
@@ -308,10 +302,5 @@ impl Worker {
                 Ok(Report::Done)
             }
         }
-    }
-
-    fn run(&mut self) -> Result<Report, VcpuError> {
-        let board = self.board.as_ref().ok_or(VcpuError::Unexpected)?;
-        Ok(Report::Stopped(run(&mut self.fd, board, &self.dirty)))
     }
 }
