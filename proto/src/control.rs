@@ -122,6 +122,11 @@ pub struct Machine {
     pub vcpus: u8,
     /// What they can do.
     pub template: CpuTemplate,
+    /// How many disks there will be. What depends on the number of devices is built
+    /// ahead.
+    pub disks: u8,
+    /// Whether there will be a net device.
+    pub net: bool,
 }
 
 /// The devices of a machine that are its own choice. Their descriptors follow in

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use harness::{Shape, Vmm};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use snapback_proto::control::Command;
+use snapback_proto::control::{Command, Devices};
 use snapback_vmm::sys::memfd;
 use tiny::{Running, Tiny};
 
@@ -101,7 +101,7 @@ fn it_ends_while_a_vcpu_waits_for_a_page_that_never_comes() {
     let (memory, state) = TINY.snapshot();
     let vmm = Vmm::start();
     // Somebody has the userfaultfd, and does nothing.
-    let (_uffd, _) = vmm.prepare(TINY.shape);
+    let (_uffd, _) = vmm.prepare_for(TINY.shape, &Devices::default());
     let cold = without(&memory, |at| at == CODE);
     let mut machine = Running::restore_into(vmm, cold, &state);
     let (_channel, theirs) = harness::stream_pair();

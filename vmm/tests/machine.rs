@@ -181,6 +181,8 @@ fn shapes_out_of_range_are_refused_by_what_is_allowed() {
             memory_mib,
             vcpus,
             template: CpuTemplate::Host,
+            disks: 2,
+            net: false,
         };
         match Vmm::start().ask(&Command::Prepare(machine), &[]).0 {
             Reply::Failed(failure) => assert!(failure.reason.contains(allowed), "{failure:?}"),

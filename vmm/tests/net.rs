@@ -293,9 +293,10 @@ fn what_is_no_tap_with_headers_is_refused() {
     let snapshot = snapshot();
     let nothing: OwnedFd = tempfile::tempfile().unwrap().into();
     let vmm = Vmm::start();
-    vmm.prepare(snapshot.shape);
+    let extra = on(&nothing);
+    vmm.prepare_for(snapshot.shape, &extra.devices());
     let files: [&dyn AsFd; 3] = [&snapshot.memory, &snapshot.state, &Console::new().1];
-    let (reply, _) = restore_onto(&vmm, snapshot, &on(&nothing), files);
+    let (reply, _) = restore_onto(&vmm, snapshot, &extra, files);
     let reply = format!("{reply:?}");
     assert!(reply.contains("the tap cannot be set up"), "{reply}");
 }

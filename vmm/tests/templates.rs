@@ -188,6 +188,8 @@ fn a_level_that_this_host_does_not_have_is_refused_with_the_names_of_what_it_lac
             memory_mib: 128,
             vcpus: 1,
             template: CpuTemplate::V4,
+            disks: 0,
+            net: false,
         }),
         &[],
     );

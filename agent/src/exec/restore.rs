@@ -17,7 +17,7 @@ use crate::config::Fill;
 use crate::ids::EnvironmentId;
 use crate::pager::{MemoryCache, RegisterError, Registration};
 use crate::process::{Cause, CommandError, Fate, SpawnError, VmmProcess};
-use crate::snapshots::{FirstRun, Snapshot};
+use crate::snapshots::{Disks, FirstRun, Snapshot};
 use crate::telemetry::log_console;
 
 /// A microVM could not be started or restored.
@@ -168,6 +168,8 @@ impl Executor {
             memory_mib: shape.memory_mib,
             vcpus: shape.vcpus,
             template: shape.template,
+            disks: Disks::COUNT,
+            net: false,
         });
         let mut answer = process
             .control

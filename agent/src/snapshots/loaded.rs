@@ -33,6 +33,9 @@ pub struct Disks {
 }
 
 impl Disks {
+    /// How many there are.
+    pub const COUNT: u8 = 2;
+
     /// Opens both for reading.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ mod tests;
 
 use std::fs::File;
 use std::io;
-use std::iter::once;
+use std::iter::{once, repeat_n};
 
 pub use effects::{Effects, GuestEnd, Lines};
 use layout::{
@@ -35,6 +35,7 @@ use crate::devices::serial::Serial;
 use crate::devices::{power, pvpanic};
 use crate::memory::GuestRam;
 use crate::poll::Ready;
+use crate::virtio::VirtioDevice as _;
 use crate::virtio::block::Block;
 use crate::virtio::net::Net;
 use crate::virtio::rng::Rng;
@@ -42,7 +43,7 @@ use crate::virtio::transport::{MmioDevice, Transport};
 use crate::virtio::vsock::Vsock;
 
 /// All devices of one machine. The order of its virtio devices stands in
-/// [`Bus::devices`] and nowhere else.
+/// [`Bus::devices`] and in [`slots`].
 #[derive(Debug)]
 pub struct Bus {
     serial: Serial,
@@ -77,24 +78,16 @@ impl Bus {
             disks: disks.into_iter().map(Transport::new).collect(),
             rng: Transport::new(Rng::default()),
         };
-        let devices = bus.devices().count();
-        if devices > MAX_VIRTIO {
-            return Err(TooManyDevices { devices });
-        }
+        bus.slots()?;
         Ok(bus)
     }
 
     /// Where each virtio device lies, in the order of their indices.
-    pub fn slots(&self) -> impl Iterator<Item = MmioSlot> {
-        self.devices()
-            .zip(0_u32..)
-            .enumerate()
-            .map(|(device, (dev, nth))| MmioSlot {
-                device,
-                base: MMIO_BASE + u64::from(nth) * MMIO_WINDOW,
-                gsi: FIRST_GSI + nth,
-                queues: dev.queue_count(),
-            })
+    ///
+    /// # Errors
+    /// As [`slots`].
+    pub fn slots(&self) -> Result<Vec<MmioSlot>, TooManyDevices> {
+        slots(self.disks.len(), self.net.is_some())
     }
 
     /// A guest's read of `data.len()` bytes at `address`.
@@ -355,6 +348,30 @@ impl Bus {
         self.at(index)
             .map(|(device, gsi)| (device, offset % MMIO_WINDOW, gsi))
     }
+}
+
+/// Where the virtio devices of a machine with so many disks, and maybe a network, lie.
+///
+/// # Errors
+/// [`TooManyDevices`] when they do not fit the layout.
+pub fn slots(disks: usize, net: bool) -> Result<Vec<MmioSlot>, TooManyDevices> {
+    let queues: Vec<usize> = once(Vsock::QUEUE_SIZES.len())
+        .chain(net.then_some(Net::QUEUE_SIZES.len()))
+        .chain(repeat_n(Block::QUEUE_SIZES.len(), disks))
+        .chain(once(Rng::QUEUE_SIZES.len()))
+        .collect();
+    if queues.len() > MAX_VIRTIO {
+        return Err(TooManyDevices {
+            devices: queues.len(),
+        });
+    }
+    let place = |(device, (queues, nth)): (usize, (usize, u32))| MmioSlot {
+        device,
+        base: MMIO_BASE + u64::from(nth) * MMIO_WINDOW,
+        gsi: FIRST_GSI + nth,
+        queues,
+    };
+    Ok(queues.into_iter().zip(0..).enumerate().map(place).collect())
 }
 
 /// The register of a device with `count` ports from `first` on.

@@ -43,7 +43,7 @@ fn write32(bus: &mut Bus, address: u64, value: u32, ram: &GuestRam) -> Effects {
 
 /// Initialises device `index` as a driver does.
 fn initialise(bus: &mut Bus, index: usize, ram: &GuestRam) {
-    let slot = bus.slots().nth(index).unwrap();
+    let slot = bus.slots().unwrap()[index];
     let mut write = |register: u64, value: u32| {
         assert_eq!(
             write32(bus, slot.base + register, value, ram),
@@ -76,7 +76,7 @@ fn ring(device: usize, queue: usize) -> Ring {
 #[test]
 fn devices_lie_where_the_layout_says() {
     let mut bus = bus();
-    let slots: Vec<_> = bus.slots().collect();
+    let slots = bus.slots().unwrap();
     let expected = [
         (0xd000_0000, 5, 3, 19),
         (0xd000_1000, 6, 1, 2),
@@ -330,7 +330,7 @@ fn a_machine_with_a_network_has_it_before_its_disks() {
     let (poll, ram) = (HostPoll::new().unwrap(), ram());
     let (device, network) = net(&poll);
     let mut bus = Bus::new(Serial::mute(), vsock(), Some(device), vec![disk(8)]).unwrap();
-    let bases: Vec<u64> = bus.slots().map(|slot| slot.base).collect();
+    let bases: Vec<u64> = bus.slots().unwrap().iter().map(|slot| slot.base).collect();
     let ids: Vec<u32> = bases
         .iter()
         .map(|base| read32(&mut bus, base + 8))

@@ -16,7 +16,6 @@
 //! `docs/snapshot-format.md` describes the bytes; [`format`](self::format) pins
 //! the numbers.
 
-mod blob;
 mod digest;
 mod error;
 pub mod format;
@@ -28,7 +27,6 @@ mod reader;
 pub mod sums;
 mod writer;
 
-pub use blob::Blob;
 pub use digest::{Digest, InvalidDigest};
 pub use error::{HeaderFault, ReadError, SectionFault, WriteError};
 pub use format::{Architecture, SectionKind};

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::format::{MAX_STATE_LEN, SectionKind as Kind};
 use super::*;
@@ -13,13 +14,13 @@ use super::*;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PartV1 {
     number: u64,
-    bytes: Blob,
+    bytes: ByteBuf,
 }
 
 fn part(number: u64) -> PartV1 {
     PartV1 {
         number,
-        bytes: Blob(vec![0xa5; 100]),
+        bytes: ByteBuf::from(vec![0xa5; 100]),
     }
 }
 
@@ -226,7 +227,7 @@ fn the_writer_refuses_what_the_reader_would() {
         let error = writer.section(kind, 1, &0_u8).unwrap_err();
         assert_eq!(error.section(), Some(kind.name()));
     }
-    let long = Blob(vec![0; 3 * 1024 * 1024]);
+    let long = ByteBuf::from(vec![0; 3 * 1024 * 1024]);
     let error = writer.section(Kind::Devices, 1, &long).unwrap_err();
     assert!(
         matches!(

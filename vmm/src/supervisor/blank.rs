@@ -10,10 +10,13 @@ use snapback_proto::control::Machine;
 use snapback_proto::cpu::CpuTemplate;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::doorbells::{self, Doorbell};
 use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
 use crate::arch::x86_64::processor::Shape;
 use crate::arch::x86_64::template::{self, Unfit};
 use crate::arch::x86_64::{TSS_ADDRESS, msrs};
+use crate::bus::layout::MmioSlot;
+use crate::bus::{self, TooManyDevices};
 use crate::jail::Jailed;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::poll::HostPoll;
@@ -52,6 +55,9 @@ pub enum PrepareError {
         /// What was asked for.
         vcpus: u8,
     },
+    /// Too many devices.
+    #[error(transparent)]
+    Devices(#[from] TooManyDevices),
     /// This host has no such processor.
     #[error("template {template} is not possible here", template = .0)]
     Template(CpuTemplate, #[source] Unfit),
@@ -80,7 +86,11 @@ pub struct Blank {
     pub uffd: Uffd,
     /// Waits for the host's ends of its devices.
     pub poll: HostPoll,
-    /// Its vCPUs, idle.
+    /// Where its virtio devices will lie.
+    pub slots: Vec<MmioSlot>,
+    /// The doorbells of their queues.
+    pub doorbells: Vec<Doorbell>,
+    /// Its vCPUs, idle; their guest sees [`Blank::cpuid`].
     pub vcpus: Vec<Vcpu>,
     /// Written to when a vCPU left its guest by itself.
     pub stopped: EventFd,
@@ -119,15 +129,27 @@ impl Blank {
             .map_err(kernel("set the TSS address"))?;
         vm.create_irq_chip()
             .map_err(kernel("create the interrupt controllers"))?;
+        let slots = bus::slots(shape.disks.into(), shape.net)?;
+        let doorbells = doorbells::connect(&vm, &slots)?;
         let memory = GuestMemory::reserve(&vm, shape.memory_mib)?;
         let stopped = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
         let processor = Shape::of(&vm, shape.template, &cpuid);
-        let vcpus = spawn_vcpus(&vm, shape.vcpus, &processor, &memory, &stopped, host.jailed)?;
+        let vcpus = spawn_vcpus(
+            &vm,
+            shape.vcpus,
+            &processor,
+            &cpuid,
+            &memory,
+            &stopped,
+            host.jailed,
+        )?;
         Ok(Self {
             shape,
             uffd,
             poll: HostPoll::new().map_err(kernel("create an epoll instance"))?,
             memory,
+            slots,
+            doorbells,
             vcpus,
             stopped,
             cpuid,
@@ -144,6 +166,7 @@ fn spawn_vcpus(
     vm: &VmFd,
     count: u8,
     shape: &Shape,
+    cpuid: &[CpuidEntryV1],
     memory: &GuestMemory,
     stopped: &EventFd,
     jailed: Jailed,
@@ -155,6 +178,7 @@ fn spawn_vcpus(
                 .create_vcpu(u64::from(id))
                 .map_err(kernel("create a vCPU"))?;
             cpuid::enforce(&fd).map_err(kernel("confine a vCPU to its CPUID"))?;
+            cpuid::show(&fd, cpuid, id).map_err(kernel("set the CPUID"))?;
             let ring = DirtyRing::new(&fd).map_err(kernel("map a vCPU's dirty ring"))?;
             let tracker = DirtyTracker::new(ring, memory.page_set());
             let stopped = stopped

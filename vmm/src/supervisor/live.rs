@@ -4,14 +4,14 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
-use kvm_ioctls::{IoEventAddress, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::blank::Blank;
+use super::doorbells::Doorbell;
 use crate::arch::x86_64::acpi::MmioDevice;
 use crate::arch::x86_64::clock;
 use crate::arch::x86_64::cpuid::CpuidEntryV1;
-use crate::bus::layout::{MMIO_WINDOW, NOTIFY_OFFSET};
+use crate::bus::layout::{MMIO_WINDOW, MmioSlot};
 use crate::bus::{Bus, TooManyDevices};
 use crate::control::{DeviceFiles, DiskFiles};
 use crate::devices::serial::Serial;
@@ -32,6 +32,14 @@ pub enum AssembleError {
     /// Too many disks.
     #[error(transparent)]
     Devices(#[from] TooManyDevices),
+    /// The doorbells were connected for other devices.
+    #[error("the machine was prepared for {disks} disks and {} net device", if *.net { "a" } else { "no" })]
+    Prepared {
+        /// Disks that it was prepared for.
+        disks: u8,
+        /// Whether it was prepared for a net device.
+        net: bool,
+    },
     /// A disk image cannot be used.
     #[error("disk {index} cannot be used")]
     Disk {
@@ -55,17 +63,6 @@ pub enum AssembleError {
     Vcpu(#[from] VcpuError),
 }
 
-/// A queue's doorbell.
-#[derive(Debug)]
-pub struct Doorbell {
-    /// Readable when the guest notified the queue.
-    pub event: EventFd,
-    /// The device's index on the bus.
-    pub device: usize,
-    /// The queue's index in the device.
-    pub queue: usize,
-}
-
 /// A machine with a guest.
 #[derive(Debug)]
 pub struct Live {
@@ -77,6 +74,8 @@ pub struct Live {
     pub vcpus: Vec<Vcpu>,
     /// Written to when a vCPU left its guest by itself.
     pub stopped: EventFd,
+    /// Where its virtio devices lie.
+    pub slots: Vec<MmioSlot>,
     /// One for each queue of each device.
     pub doorbells: Vec<Doorbell>,
     /// The MSRs that KVM can save.
@@ -115,7 +114,12 @@ impl Live {
             net.transpose()?,
             disks.collect::<Result<_, _>>()?,
         )?;
-        let doorbells = connect_queues(&blank.vm, &bus)?;
+        if bus.slots()? != blank.slots {
+            return Err(AssembleError::Prepared {
+                disks: blank.shape.disks,
+                net: blank.shape.net,
+            });
+        }
         let work = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
         let board = Board {
             vm: blank.vm,
@@ -123,18 +127,16 @@ impl Live {
             ram: blank.memory.ram().clone(),
             work: Arc::new(work),
         };
-        for vcpu in &blank.vcpus {
-            vcpu.order(Order::Join(board.clone(), Arc::clone(&cpuid)))?;
-        }
-        for vcpu in &blank.vcpus {
-            vcpu.done()?;
+        if *cpuid != *blank.cpuid {
+            show(&blank.vcpus, &cpuid)?;
         }
         Ok(Self {
             board,
             memory: blank.memory,
             vcpus: blank.vcpus,
             stopped: blank.stopped,
-            doorbells,
+            doorbells: blank.doorbells,
+            slots: blank.slots,
             msrs: blank.msrs,
             cpuid,
             poll: blank.poll,
@@ -151,11 +153,8 @@ impl Live {
             length: low(MMIO_WINDOW),
             gsi,
         };
-        self.board
-            .bus()
-            .slots()
-            .map(|slot| name(slot.base, slot.gsi))
-            .collect()
+        let slots = self.slots.iter();
+        slots.map(|slot| name(slot.base, slot.gsi)).collect()
     }
 
     /// Starts every vCPU from where it stands, with a first generation id.
@@ -166,7 +165,7 @@ impl Live {
         // A guest that boots reads the id when it comes to it.
         let _ = vmgenid::renew(&self.board.ram)?;
         for vcpu in &self.vcpus {
-            vcpu.order(Order::Run)?;
+            vcpu.order(Order::Run(self.board.clone()))?;
         }
         Ok(())
     }
@@ -195,7 +194,7 @@ impl Live {
         self.vcpus.iter().try_for_each(Vcpu::done)?;
         self.vcpus
             .iter()
-            .try_for_each(|vcpu| vcpu.order(Order::Run))?;
+            .try_for_each(|vcpu| vcpu.order(Order::Run(self.board.clone())))?;
         Ok(())
     }
 
@@ -232,6 +231,14 @@ impl Live {
     }
 }
 
+/// Shows the guest a table other than the one that its vCPUs were prepared with.
+fn show(vcpus: &[Vcpu], cpuid: &Arc<[CpuidEntryV1]>) -> Result<(), VcpuError> {
+    vcpus
+        .iter()
+        .try_for_each(|vcpu| vcpu.order(Order::ShowCpuid(Arc::clone(cpuid))))?;
+    vcpus.iter().try_for_each(Vcpu::done)
+}
+
 fn open_disk(index: usize, files: DiskFiles) -> Result<Block, OpenError> {
     match files {
         DiskFiles::ReadOnly { image } => Block::read_only(index, image),
@@ -241,23 +248,4 @@ fn open_disk(index: usize, files: DiskFiles) -> Result<Block, OpenError> {
             overlay_limit,
         } => Block::scratch(index, base, overlay, overlay_limit),
     }
-}
-
-fn connect_queues(vm: &VmFd, bus: &Bus) -> Result<Vec<Doorbell>, AssembleError> {
-    let mut doorbells = Vec::new();
-    for slot in bus.slots() {
-        for queue in 0..slot.queues {
-            let event = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
-            let address = IoEventAddress::Mmio(slot.base + NOTIFY_OFFSET);
-            let value = u32::try_from(queue).unwrap_or(u32::MAX);
-            vm.register_ioevent(&event, &address, value)
-                .map_err(kernel("connect a queue's doorbell"))?;
-            doorbells.push(Doorbell {
-                event,
-                device: slot.device,
-                queue,
-            });
-        }
-    }
-    Ok(doorbells)
 }

@@ -15,6 +15,7 @@
 //! done must not be used again, so only the process's end follows.
 
 mod blank;
+mod doorbells;
 mod io;
 mod live;
 mod restore;

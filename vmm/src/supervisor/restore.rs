@@ -153,7 +153,9 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
         });
     }
     let shape = blank.shape;
-    template::check(shape.template, &saved.cpuid, &blank.host_cpuid, shape.vcpus)?;
+    if *saved.cpuid != *blank.cpuid {
+        template::check(shape.template, &saved.cpuid, &blank.host_cpuid, shape.vcpus)?;
+    }
     for processor in &saved.processors {
         let foreign = |(index, _): &&(u32, u64)| !blank.msrs.contains(index);
         if let Some((index, _)) = processor.msrs.iter().find(foreign) {

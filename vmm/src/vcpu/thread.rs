@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What a vCPU thread is told to do.
 #[derive(Debug)]
 pub enum Order {
-    /// Take part in this machine and show the guest this CPUID table.
-    Join(Board, Arc<[CpuidEntryV1]>),
+    /// Show the guest this CPUID table; only before it runs for the first time.
+    ShowCpuid(Arc<[CpuidEntryV1]>),
     /// Start at a kernel's entry point.
     Start(EntryPoint),
     /// Go on from this time, as if the instant had been its own.
@@ -36,8 +36,8 @@ pub enum Order {
     /// Pass a branch-predictor barrier, and stay on the processor where it was until
     /// the guest has run.
     ForgetPredictions(Arc<Barrier>),
-    /// Run the guest.
-    Run,
+    /// Run the guest on this board.
+    Run(Board),
     /// Read the state: these MSRs, or those that a snapshot can hold of them.
     Save {
         /// Numbers of the MSRs.
@@ -54,7 +54,7 @@ pub enum Order {
 /// A vCPU thread's answer.
 #[derive(Debug)]
 pub enum Report {
-    /// To `Join`, `Start`, `SetTime`, `ForgetPredictions` and `Load`.
+    /// To `ShowCpuid`, `Start`, `SetTime`, `ForgetPredictions` and `Load`.
     Done,
     /// To `Save`.
     Saved(Box<ProcessorV1>),
@@ -133,7 +133,6 @@ impl Vcpu {
             id,
             fd,
             shape,
-            board: None,
             stay: None,
             dirty: Arc::clone(&dirty),
             outbox,
@@ -167,7 +166,7 @@ impl Vcpu {
     /// # Errors
     /// When the thread is gone.
     pub fn order(&self, order: Order) -> Result<(), VcpuError> {
-        if matches!(order, Order::Run) {
+        if matches!(order, Order::Run(_)) {
             self.kick.set(false);
         }
         self.orders.send(order).map_err(|_| VcpuError::Gone)
@@ -247,7 +246,6 @@ struct Worker {
     id: u8,
     fd: VcpuFd,
     shape: Shape,
-    board: Option<Board>,
     /// While the thread may not leave its processor.
     stay: Option<Stay>,
     dirty: Arc<Mutex<DirtyTracker>>,
@@ -258,7 +256,7 @@ struct Worker {
 impl Worker {
     fn serve(mut self, inbox: &Receiver<Order>) {
         while let Ok(order) = inbox.recv() {
-            let runs = matches!(order, Order::Run);
+            let runs = matches!(order, Order::Run(_));
             let report = self.execute(order).unwrap_or_else(Report::Failed);
             // Nobody left to tell, or to wake: the process is ending.
             if self.outbox.send(report).is_err() || (runs && self.stopped.write(1).is_err()) {
@@ -269,12 +267,8 @@ impl Worker {
 
     fn execute(&mut self, order: Order) -> Result<Report, VcpuError> {
         match order {
-            Order::Join(board, table) => {
-                let table = cpuid::for_vcpu(&table, self.id).map_err(kernel("build the CPUID"))?;
-                self.fd
-                    .set_cpuid2(&table)
-                    .map_err(kernel("set the CPUID"))?;
-                self.board = Some(board);
+            Order::ShowCpuid(table) => {
+                cpuid::show(&self.fd, &table, self.id).map_err(kernel("set the CPUID"))?;
                 Ok(Report::Done)
             }
             Order::Start(entry) => {
@@ -304,7 +298,7 @@ impl Worker {
                 self.stay = Some(barrier.load()?);
                 Ok(Report::Done)
             }
-            Order::Run => self.run(),
+            Order::Run(board) => Ok(Report::Stopped(self.run(&board))),
             Order::Save { msrs, probe, at } => {
                 let listed = if probe {
                     msrs::settable(&self.fd, &msrs)
@@ -325,13 +319,12 @@ impl Worker {
         }
     }
 
-    fn run(&mut self) -> Result<Report, VcpuError> {
-        let board = self.board.as_ref().ok_or(VcpuError::Unexpected)?;
+    fn run(&mut self, board: &Board) -> Stop {
         let stop = run(&mut self.fd, board, &self.dirty);
         if let Some(stay) = self.stay.take() {
             // One that cannot be moved any more is slower, not less safe.
             let _ = stay.release();
         }
-        Ok(Report::Stopped(stop))
+        stop
     }
 }

@@ -124,14 +124,14 @@ pub trait VirtioDevice: Debug + Send {
     /// The device's own state in a snapshot.
     type State: Debug + Clone + PartialEq + Eq;
 
+    /// The largest size of each queue, each a power of two.
+    const QUEUE_SIZES: &'static [u16];
+
     /// Its virtio device id (section 5).
     fn device_id(&self) -> u32;
 
     /// Everything it offers.
     fn features(&self) -> u64;
-
-    /// The largest size of each queue, each a power of two.
-    fn queue_sizes(&self) -> &'static [u16];
 
     /// Reads its configuration space.
     fn read_config(&self, offset: u64, data: &mut [u8]);

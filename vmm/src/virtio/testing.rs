@@ -165,9 +165,8 @@ pub(crate) struct Driver<D> {
 impl<D: VirtioDevice> Driver<D> {
     /// A device that was not touched yet.
     pub fn cold(device: D) -> Self {
-        let sizes = device.queue_sizes();
         let rings = (0..)
-            .zip(sizes)
+            .zip(D::QUEUE_SIZES)
             .map(|(index, size)| Ring::new(index, *size))
             .collect();
         Self {

@@ -45,7 +45,7 @@ pub struct Extra<'a> {
 
 impl<'a> Extra<'a> {
     /// All of the machine's devices.
-    pub(super) fn devices(&self) -> Devices {
+    pub fn devices(&self) -> Devices {
         let mut devices = Devices::read_only_disks(2);
         let scratch = self.scratch.iter().map(|disk| Disk::Scratch {
             overlay_limit: disk.limit,

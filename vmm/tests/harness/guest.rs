@@ -157,7 +157,7 @@ pub struct Booted {
 impl Booted {
     fn start(shape: Shape, software: Software, extra: &Extra<'_>) -> Self {
         let vmm = Vmm::start();
-        vmm.prepare(shape);
+        vmm.prepare_for(shape, &extra.devices());
         let memory = memfd::create("guest", shape.memory()).unwrap();
         let disks = [asset("rootfs/python.erofs"), software.disk];
         let (channel, theirs) = stream_pair();

@@ -106,12 +106,19 @@ impl Vmm {
         }
     }
 
+    /// Prepares a machine with two read-only disks.
     pub fn prepare(&self, shape: Shape) -> (Uffd, Vec<FaultRange>) {
+        self.prepare_for(shape, &control::Devices::read_only_disks(2))
+    }
+
+    pub fn prepare_for(&self, shape: Shape, devices: &control::Devices) -> (Uffd, Vec<FaultRange>) {
         let machine = Machine {
             control_version: CONTROL_VERSION,
             memory_mib: shape.memory_mib,
             vcpus: shape.vcpus,
             template: shape.template,
+            disks: devices.disks.len().try_into().unwrap(),
+            net: devices.net.is_some(),
         };
         match self.ask(&control::Command::Prepare(machine), &[]) {
             (Reply::Prepared { ranges }, mut fds) => {
@@ -193,7 +200,7 @@ pub fn restored_from(snapshot: &Snapshot, cache: Cache) -> TestMachine {
 pub fn restored_with(snapshot: &Snapshot, cache: Cache, extra: &Extra<'_>) -> TestMachine {
     let shape = snapshot.shape;
     let vmm = Vmm::start();
-    let (uffd, ranges) = vmm.prepare(shape);
+    let (uffd, ranges) = vmm.prepare_for(shape, &extra.devices());
     let faults = Arc::new(AtomicU64::new(0));
     let memory = match cache {
         Cache::Warm => {

@@ -183,7 +183,7 @@ impl Tiny {
     /// Boots it; without waiting for anything.
     pub fn boot(self) -> Running {
         let vmm = Vmm::start();
-        vmm.prepare(self.shape);
+        vmm.prepare_for(self.shape, &Devices::default());
         let memory = memfd::create("tiny", self.shape.memory()).unwrap();
         let (_channel, theirs) = stream_pair();
         let (console, serial) = std::io::pipe().unwrap();
@@ -236,7 +236,7 @@ impl Running {
         let flags = rustix::fs::FallocateFlags::empty();
         rustix::fs::fallocate(&memory, flags, 0, shape.memory()).unwrap();
         let vmm = Vmm::start();
-        vmm.prepare(shape);
+        vmm.prepare_for(shape, &Devices::default());
         Self::restore_into(vmm, memory, state)
     }
 

@@ -121,11 +121,12 @@ pub fn enforce(vcpu: &VcpuFd) -> io::Result<()> {
     Ok(())
 }
 
-/// `table` as processor `id` sees it: with its own APIC id.
+/// Shows the guest on vCPU `id` a `table` with its own APIC id in it; only before the
+/// guest runs for the first time.
 ///
 /// # Errors
-/// When there are more leaves than KVM takes.
-pub fn for_vcpu(table: &[CpuidEntryV1], id: u8) -> io::Result<CpuId> {
+/// When there are more leaves than KVM takes, or it refuses them.
+pub fn show(vcpu: &VcpuFd, table: &[CpuidEntryV1], id: u8) -> io::Result<()> {
     let leaves: Vec<kvm_cpuid_entry2> = table
         .iter()
         .map(|leaf| {
@@ -134,7 +135,8 @@ pub fn for_vcpu(table: &[CpuidEntryV1], id: u8) -> io::Result<CpuId> {
             (&leaf).into()
         })
         .collect();
-    CpuId::from_entries(&leaves).map_err(io::Error::other)
+    let leaves = CpuId::from_entries(&leaves).map_err(io::Error::other)?;
+    Ok(vcpu.set_cpuid2(&leaves)?)
 }
 
 impl From<&kvm_cpuid_entry2> for CpuidEntryV1 {

@@ -24,6 +24,7 @@ pub struct InterruptsV1 {
     /// The second PIC.
     pub pic_slave: [u8; PIC_LEN],
     /// The I/O APIC; always [`IOAPIC_LEN`] long.
+    #[serde(with = "serde_bytes")]
     pub ioapic: Vec<u8>,
 }
 

@@ -31,12 +31,14 @@ pub struct ProcessorV1 {
     /// Segment, table and control registers.
     pub sregs: SregsV1,
     /// x87, SSE, AVX and later state: the XSAVE area as the processor lays it out.
+    #[serde(with = "serde_bytes")]
     pub xsave: Vec<u8>,
     /// Extended control registers, by number.
     pub xcrs: Vec<(u32, u64)>,
     /// Debug registers.
     pub debug: DebugRegsV1,
     /// The local APIC's registers; always [`LAPIC_LEN`] long.
+    #[serde(with = "serde_bytes")]
     pub lapic: Vec<u8>,
     /// Model-specific registers, by number.
     pub msrs: Vec<(u32, u64)>,

@@ -315,6 +315,8 @@ impl From<Errno> for Status {
 impl VirtioDevice for Block {
     type State = BlockV1;
 
+    const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE];
+
     fn device_id(&self) -> u32 {
         DEVICE_ID
     }
@@ -325,10 +327,6 @@ impl VirtioDevice for Block {
             Store::Scratch(_) => F_FLUSH | F_TOPOLOGY | F_DISCARD | F_WRITE_ZEROES,
         };
         COMMON_FEATURES | F_SEG_MAX | F_SIZE_MAX | own
-    }
-
-    fn queue_sizes(&self) -> &'static [u16] {
-        &[QUEUE_SIZE]
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

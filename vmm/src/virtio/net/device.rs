@@ -159,6 +159,8 @@ impl Net {
 impl VirtioDevice for Net {
     type State = NetV1;
 
+    const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE, QUEUE_SIZE];
+
     fn device_id(&self) -> u32 {
         DEVICE_ID
     }
@@ -174,10 +176,6 @@ impl VirtioDevice for Net {
             | F_HOST_TSO6
             | F_MRG_RXBUF
             | F_STATUS
-    }
-
-    fn queue_sizes(&self) -> &'static [u16] {
-        &[QUEUE_SIZE, QUEUE_SIZE]
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -42,16 +42,14 @@ impl Rng {
 impl VirtioDevice for Rng {
     type State = RngV1;
 
+    const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE];
+
     fn device_id(&self) -> u32 {
         DEVICE_ID
     }
 
     fn features(&self) -> u64 {
         COMMON_FEATURES
-    }
-
-    fn queue_sizes(&self) -> &'static [u16] {
-        &[QUEUE_SIZE]
     }
 
     fn read_config(&self, _offset: u64, data: &mut [u8]) {

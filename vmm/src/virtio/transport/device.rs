@@ -27,14 +27,10 @@ pub struct Transport<D> {
 impl<D: VirtioDevice> Transport<D> {
     /// A device that no driver has touched yet.
     pub fn new(device: D) -> Self {
-        let queues = device
-            .queue_sizes()
-            .iter()
-            .map(|size| VirtQueue::new(*size))
-            .collect();
+        let queues = D::QUEUE_SIZES.iter().map(|size| VirtQueue::new(*size));
         Self {
             device,
-            queues,
+            queues: queues.collect(),
             driver_features: 0,
             device_features_sel: 0,
             driver_features_sel: 0,
@@ -336,10 +332,6 @@ impl<D: VirtioDevice> Transport<D> {
 }
 
 impl<D: VirtioDevice> MmioDevice for Transport<D> {
-    fn queue_count(&self) -> usize {
-        self.queues.len()
-    }
-
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(offset) = offset.checked_sub(reg::CONFIG) {

@@ -54,9 +54,6 @@ impl Signals {
 
 /// What the bus needs of a virtio-mmio device, whatever is behind it.
 pub trait MmioDevice: Debug {
-    /// How many queues the device has.
-    fn queue_count(&self) -> usize;
-
     /// The guest reads at `offset` in the window.
     fn read(&self, offset: u64, data: &mut [u8]);
 

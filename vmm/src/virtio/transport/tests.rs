@@ -26,16 +26,14 @@ struct Sink {
 impl VirtioDevice for Sink {
     type State = ();
 
+    const QUEUE_SIZES: &'static [u16] = &[16, 4];
+
     fn device_id(&self) -> u32 {
         42
     }
 
     fn features(&self) -> u64 {
         COMMON_FEATURES | 1
-    }
-
-    fn queue_sizes(&self) -> &'static [u16] {
-        &[16, 4]
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

@@ -75,6 +75,8 @@ impl Vsock {
 impl VirtioDevice for Vsock {
     type State = VsockV1;
 
+    const QUEUE_SIZES: &'static [u16] = &[QUEUE_SIZE, QUEUE_SIZE, EVENT_QUEUE_SIZE];
+
     fn device_id(&self) -> u32 {
         DEVICE_ID
     }
@@ -82,10 +84,6 @@ impl VirtioDevice for Vsock {
     fn features(&self) -> u64 {
         // Without feature bits of its own the device serves streams (5.10.3).
         COMMON_FEATURES
-    }
-
-    fn queue_sizes(&self) -> &'static [u16] {
-        &[QUEUE_SIZE, QUEUE_SIZE, EVENT_QUEUE_SIZE]
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
