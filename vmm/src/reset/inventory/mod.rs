@@ -13,11 +13,10 @@
 //!  when it is asked for its run state.
 //! ```
 //!
-//! What is not in the table, and why, is in [`absent`]. A reset can be told to leave
+//! What is not in the table, and why, is in `docs/decisions/0022`. A reset can be told to leave
 //! parts out ([`Parts`]), so that a test can show that each of them is needed; the
 //! product's program always says [`Parts::ALL`].
 
-pub mod absent;
 pub mod chips;
 pub mod host;
 pub mod start;
