@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use snapback_proto::control::{CONTROL_FD, KVM_FD, USERFAULTFD_FD};
 use snapback_vmm::control::ControlSocket;
 use snapback_vmm::jail::{self, JailConfig};
+use snapback_vmm::reset::inventory::Parts;
 use snapback_vmm::supervisor::{HostDevices, serve};
 use snapback_vmm::sys::fds::take_inherited;
 use snapback_vmm::sys::kvm;
@@ -20,6 +21,6 @@ fn main() -> anyhow::Result<()> {
         userfaultfd,
         jailed,
     };
-    serve(ControlSocket::new(control), host)?;
+    serve(ControlSocket::new(control), host, Parts::ALL)?;
     Ok(())
 }

@@ -14,8 +14,10 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_mp_state};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use snapback_proto::cpu::CpuTemplate;
 use snapback_vmm::arch::x86_64::clock::{self, HostInstant, VcpuTimeV1};
-use snapback_vmm::arch::x86_64::processor::{self, Shape};
-use snapback_vmm::arch::x86_64::{TSS_ADDRESS, interrupts, msrs};
+use snapback_vmm::arch::x86_64::processor::{ProcessorV1, Shape};
+use snapback_vmm::arch::x86_64::{TSS_ADDRESS, msrs};
+use snapback_vmm::reset::inventory::vcpu::{self, Reading, Setting};
+use snapback_vmm::reset::inventory::{Part, Parts, chips, of_vcpus};
 use snapback_vmm::sys::kvm::{get_xsave, lapic_bytes, lapic_from_bytes, set_xsave};
 use testing::assert_restores;
 
@@ -39,19 +41,19 @@ fn machine() -> Machine {
 /// Changes one part of a vCPU.
 type Change = fn(&VcpuFd, &Shape);
 
-/// One change for each field of [`processor::ProcessorV1`] but its time.
-const CHANGES: [(&str, Change); 9] = [
-    ("general registers", |vcpu, _| {
+/// One change for each part of a vCPU but its time.
+const CHANGES: [(Part, Change); 9] = [
+    (Part::GeneralRegisters, |vcpu, _| {
         let mut regs = vcpu.get_regs().unwrap();
         (regs.rax, regs.r15, regs.rip) = (0x1234, 0x5678, 0x9abc);
         vcpu.set_regs(&regs).unwrap();
     }),
-    ("system registers", |vcpu, _| {
+    (Part::SystemRegisters, |vcpu, _| {
         let mut sregs = vcpu.get_sregs().unwrap();
         (sregs.cr2, sregs.gdt.base, sregs.fs.base) = (0x1000, 0x2000, 0x3000);
         vcpu.set_sregs(&sregs).unwrap();
     }),
-    ("extended state", |vcpu, shape| {
+    (Part::ExtendedState, |vcpu, shape| {
         let mut area = get_xsave(vcpu, shape.xsave_len).unwrap();
         // Register XMM7, and that x87 and SSE state are in use (Intel SDM volume 1,
         // 13.4).
@@ -59,52 +61,81 @@ const CHANGES: [(&str, Change); 9] = [
         area[512] |= 0b11;
         set_xsave(vcpu, shape.xsave_len, &area).unwrap();
     }),
-    ("extended control registers", |vcpu, _| {
+    (Part::ExtendedControl, |vcpu, _| {
         let mut xcrs = vcpu.get_xcrs().unwrap();
         xcrs.xcrs[0].value ^= 0b10;
         vcpu.set_xcrs(&xcrs).unwrap();
     }),
-    ("debug registers", |vcpu, _| {
+    (Part::DebugRegisters, |vcpu, _| {
         let mut debug = vcpu.get_debug_regs().unwrap();
         debug.db = [1, 2, 3, 4];
         vcpu.set_debug_regs(&debug).unwrap();
     }),
-    ("local APIC", |vcpu, _| {
+    (Part::LocalApic, |vcpu, _| {
         let mut bytes = lapic_bytes(&vcpu.get_lapic().unwrap()).to_vec();
         // Divide configuration and initial count of the timer.
         (bytes[0x3e0], bytes[0x380]) = (0xb, 0x77);
         vcpu.set_lapic(&lapic_from_bytes(&bytes).unwrap()).unwrap();
     }),
-    ("model-specific registers", |vcpu, _| {
+    (Part::Msrs, |vcpu, _| {
         const KERNEL_GS_BASE: u32 = 0xc000_0102;
         msrs::write(vcpu, &[(KERNEL_GS_BASE, 0xffff_8000_0000_1000)]).unwrap();
     }),
-    ("pending events", |vcpu, _| {
+    (Part::Events, |vcpu, _| {
         let mut events = vcpu.get_vcpu_events().unwrap();
         events.nmi.masked = 1;
         events.interrupt.shadow = 1;
         events.flags |= kvm_bindings::KVM_VCPUEVENT_VALID_SHADOW;
         vcpu.set_vcpu_events(&events).unwrap();
     }),
-    ("run state", |vcpu, _| {
+    (Part::RunState, |vcpu, _| {
         let mp_state = kvm_bindings::KVM_MP_STATE_HALTED;
         vcpu.set_mp_state(kvm_mp_state { mp_state }).unwrap();
     }),
 ];
 
+fn read(vcpu: &VcpuFd, shape: &Shape, msrs: &[u32]) -> ProcessorV1 {
+    let at = HostInstant::now();
+    let from = Reading {
+        vcpu,
+        shape,
+        msrs,
+        at,
+    };
+    // Time passes between two readings, and has tests of its own.
+    ProcessorV1 {
+        time: VcpuTimeV1::default(),
+        ..vcpu::capture(&from).unwrap()
+    }
+}
+
 #[test]
 fn each_part_of_a_processor_restores() {
+    let tested = CHANGES.iter().map(|(part, _)| *part);
+    let mut tested: Vec<_> = tested.chain([Part::Timer]).collect();
+    tested.sort_unstable();
+    let listed = of_vcpus(Parts::ALL).map(|(entry, _)| entry.part);
+    assert_eq!(tested, listed.collect::<Vec<_>>());
     for (part, change) in CHANGES {
-        println!("{part}");
+        println!("{part:?}");
         let Machine { kvm, vm, mut vcpu } = machine();
         let shape = Shape::of(&vm, CpuTemplate::Host, &[]);
         let indices = msrs::settable(&vcpu, &msrs::listed(&kvm, CpuTemplate::Host).unwrap());
-        let at = HostInstant::now();
         assert_restores(
             &mut vcpu,
-            |vcpu| processor::read(vcpu, &shape, &indices, at).unwrap(),
+            |vcpu| read(vcpu, &shape, &indices),
             |vcpu| change(vcpu, &shape),
-            |vcpu, state| processor::write(vcpu, &shape, state).unwrap(),
+            |vcpu, state| {
+                let shape = &shape;
+                let parts = Parts::ALL;
+                let to = Setting {
+                    vcpu,
+                    shape,
+                    state,
+                    parts,
+                };
+                vcpu::restore(&to).unwrap();
+            },
         );
     }
 }
@@ -112,21 +143,21 @@ fn each_part_of_a_processor_restores() {
 #[test]
 fn each_interrupt_controller_restores() {
     let change = |part: usize, vm: &VmFd| {
-        let mut state = interrupts::read(vm).unwrap();
+        let mut state = chips::capture(vm).unwrap();
         match part {
             // The mask of each; an entry of the redirection table.
             0 => state.pic_master[2] ^= 0xff,
             1 => state.pic_slave[2] ^= 0xff,
             _ => state.ioapic[24 + 5 * 8] = 0x31,
         }
-        interrupts::write(vm, &state).unwrap();
+        chips::restore(vm, &state, Parts::ALL).unwrap();
     };
     for part in 0..3 {
         assert_restores(
             &mut machine().vm,
-            |vm| interrupts::read(vm).unwrap(),
+            |vm| chips::capture(vm).unwrap(),
             |vm| change(part, vm),
-            |vm, state| interrupts::write(vm, state).unwrap(),
+            |vm, state| chips::restore(vm, state, Parts::ALL).unwrap(),
         );
     }
 }

@@ -8,7 +8,6 @@
 )]
 
 mod harness;
-#[expect(dead_code, reason = "this program needs only some of it")]
 mod tiny;
 
 use std::collections::BTreeSet;

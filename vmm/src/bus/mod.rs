@@ -12,6 +12,7 @@
 
 mod effects;
 pub mod layout;
+pub mod parts;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,6 +28,7 @@ use layout::{
     FIRST_GSI, I8042_COMMAND, I8042_DATA, MAX_VIRTIO, MMIO_BASE, MMIO_WINDOW, MmioSlot, POWER_PORT,
     POWER_PORTS, PVPANIC_PORT, SERIAL_GSI, SERIAL_PORT, SERIAL_PORTS,
 };
+pub use parts::DevicePart;
 pub use state::{BusV1, NotQuiet, RebaseError, RestoreError, TooManyDevices};
 
 use crate::control::HostEnds;
@@ -244,60 +246,6 @@ impl Bus {
                 .map_err(|source| RebaseError::Disk { index, source })?;
         }
         Ok(())
-    }
-
-    /// Every device's state.
-    ///
-    /// # Errors
-    /// [`NotQuiet`] while a device has work in flight.
-    pub fn save(&self) -> Result<BusV1, NotQuiet> {
-        if let Some(device) = self.devices().position(|device| !device.is_quiet()) {
-            return Err(NotQuiet { device });
-        }
-        Ok(BusV1 {
-            serial: self.serial.save(),
-            i8042: self.i8042.save(),
-            vsock: self.vsock.save(),
-            net: self.net.as_ref().map(Transport::save),
-            disks: self.disks.iter().map(Transport::save).collect(),
-            rng: self.rng.save(),
-        })
-    }
-
-    /// Puts every device into `state`, which may come from a hostile file. Guest
-    /// memory is only asked for its size, never read. All host sockets of vsock are
-    /// closed; [`Bus::attach_hosts`] brings new ones.
-    ///
-    /// # Errors
-    /// [`RestoreError`] names the device; the bus must not be used afterwards.
-    pub fn restore(&mut self, state: &BusV1, ram: &GuestRam) -> Result<(), RestoreError> {
-        if state.disks.len() != self.disks.len() {
-            return Err(RestoreError::Disks {
-                snapshot: state.disks.len(),
-                machine: self.disks.len(),
-            });
-        }
-        self.serial
-            .restore(&state.serial)
-            .map_err(RestoreError::Serial)?;
-        self.i8042.restore(&state.i8042);
-        self.vsock
-            .restore(&state.vsock, ram)
-            .map_err(RestoreError::Vsock)?;
-        match (&mut self.net, &state.net) {
-            (Some(net), Some(state)) => net.restore(state, ram).map_err(RestoreError::Net)?,
-            (None, None) => {}
-            (_, snapshot) => {
-                return Err(RestoreError::NetPresence {
-                    snapshot: snapshot.is_some(),
-                });
-            }
-        }
-        for (index, (disk, state)) in self.disks.iter_mut().zip(&state.disks).enumerate() {
-            disk.restore(state, ram)
-                .map_err(|source| RestoreError::Disk { index, source })?;
-        }
-        self.rng.restore(&state.rng, ram).map_err(RestoreError::Rng)
     }
 
     /// Bytes of serial output that nobody took in time.

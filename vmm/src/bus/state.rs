@@ -14,7 +14,7 @@ use crate::virtio::vsock::VsockV1;
 
 /// All devices' state. Two of them are equal exactly when the guest could not
 /// tell the devices apart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BusV1 {
     /// The serial line.
     pub serial: SerialV1,

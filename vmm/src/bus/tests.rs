@@ -15,6 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::testing::assert_restores;
 use super::*;
 use crate::poll::HostPoll;
+use crate::reset::inventory::Parts;
 use crate::virtio::testing::{BUFFERS, Ring, ram, readable, writable};
 
 fn disk(sectors: u64) -> Block {
@@ -235,7 +236,7 @@ fn the_channel_is_polled_when_the_guest_opened_it() {
     assert!(bus.is_quiet());
     let state = bus.save().unwrap();
     assert!(state.vsock.device.channel.is_some());
-    bus.restore(&state, &ram).unwrap();
+    bus.restore(&state, &ram, Parts::ALL).unwrap();
     assert_eq!(poll.ready().unwrap(), []);
     assert_eq!(host.read(&mut [0]).unwrap(), 0);
 }
@@ -259,7 +260,7 @@ fn state_restores() {
             let _ = bus.queue_notify(1, 0, &ram);
             initialise(bus, 3, &ram);
         },
-        |bus, state| bus.restore(state, &ram).unwrap(),
+        |bus, state| bus.restore(state, &ram, Parts::ALL).unwrap(),
     );
 }
 
@@ -269,15 +270,15 @@ fn errors_name_the_device() {
     let good = bus.save().unwrap();
     let mut state = good.clone();
     state.disks[1].transport.interrupt_status = 8;
-    let error = bus.restore(&state, &ram).unwrap_err();
+    let error = bus.restore(&state, &ram, Parts::ALL).unwrap_err();
     assert_eq!(error.to_string(), "state of disk 1");
     let mut state = good.clone();
     state.rng.transport.device_id = 2;
-    let error = bus.restore(&state, &ram).unwrap_err();
+    let error = bus.restore(&state, &ram, Parts::ALL).unwrap_err();
     assert_eq!(error.to_string(), "state of the entropy device");
     let mut state = good.clone();
     state.disks.pop();
-    let error = bus.restore(&state, &ram).unwrap_err();
+    let error = bus.restore(&state, &ram, Parts::ALL).unwrap_err();
     assert_eq!(
         error,
         RestoreError::Disks {
@@ -288,7 +289,7 @@ fn errors_name_the_device() {
     let mut state = good;
     state.serial.in_buffer = vec![0; 1000];
     assert!(matches!(
-        bus.restore(&state, &ram),
+        bus.restore(&state, &ram, Parts::ALL),
         Err(RestoreError::Serial(_))
     ));
 }
@@ -349,17 +350,17 @@ fn a_machine_with_a_network_has_it_before_its_disks() {
     assert_eq!(effects.interrupts, Lines::one(FIRST_GSI + 1));
     assert_eq!(rx.take_used(&ram), [(0, 100)]);
     let state = bus.save().unwrap();
-    assert_eq!(bus.restore(&state, &ram), Ok(()));
+    assert_eq!(bus.restore(&state, &ram, Parts::ALL), Ok(()));
     let mut wrong = state.clone();
     wrong.net.as_mut().unwrap().transport.interrupt_status = 8;
-    let error = bus.restore(&wrong, &ram).unwrap_err();
+    let error = bus.restore(&wrong, &ram, Parts::ALL).unwrap_err();
     assert_eq!(error.to_string(), "state of the net device");
     let mut without = state.clone();
     without.net = None;
-    let error = bus.restore(&without, &ram).unwrap_err();
+    let error = bus.restore(&without, &ram, Parts::ALL).unwrap_err();
     assert_eq!(error.to_string(), "a net device is in the machine alone");
     let mut bare = Bus::new(Serial::mute(), vsock(), None, vec![disk(8)]).unwrap();
-    let error = bare.restore(&state, &ram).unwrap_err();
+    let error = bare.restore(&state, &ram, Parts::ALL).unwrap_err();
     assert_eq!(error.to_string(), "a net device is in the snapshot alone");
 }
 

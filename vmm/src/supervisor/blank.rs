@@ -124,7 +124,8 @@ impl Blank {
             cpuid::for_host(&host.kvm, shape.vcpus).map_err(kernel("read the supported CPUID"))?;
         let cpuid = template::of_host(shape.template, &host_cpuid, shape.vcpus)
             .map_err(|source| PrepareError::Template(shape.template, source))?;
-        template::confine(&vm, shape.template).map_err(kernel("filter the guest's MSRs"))?;
+        let msrs = msrs::listed(&host.kvm, shape.template).map_err(kernel("list the MSRs"))?;
+        template::confine(&vm, shape.template, &msrs).map_err(kernel("filter the guest's MSRs"))?;
         vm.set_tss_address(TSS_ADDRESS)
             .map_err(kernel("set the TSS address"))?;
         vm.create_irq_chip()
@@ -154,9 +155,7 @@ impl Blank {
             stopped,
             cpuid,
             host_cpuid,
-            msrs: msrs::listed(&host.kvm, shape.template)
-                .map_err(kernel("list the MSRs"))?
-                .into(),
+            msrs: msrs.into(),
             vm,
         })
     }

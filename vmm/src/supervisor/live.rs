@@ -9,7 +9,6 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::blank::Blank;
 use super::doorbells::Doorbell;
 use crate::arch::x86_64::acpi::MmioDevice;
-use crate::arch::x86_64::clock;
 use crate::arch::x86_64::cpuid::CpuidEntryV1;
 use crate::bus::layout::{MMIO_WINDOW, MmioSlot};
 use crate::bus::{Bus, TooManyDevices};
@@ -18,6 +17,7 @@ use crate::devices::serial::Serial;
 use crate::devices::vmgenid::{self, RenewError};
 use crate::memory::GuestMemory;
 use crate::poll::HostPoll;
+use crate::reset::inventory::{Parts, start};
 use crate::step::{StepError, kernel};
 use crate::supervisor::Saved;
 use crate::sys::uffd::Uffd;
@@ -170,28 +170,15 @@ impl Live {
         Ok(())
     }
 
-    /// Lets a guest that stands at its snapshot run, in the snapshot's time and
-    /// with a new generation id, whose interrupt is the first thing it sees.
+    /// Lets a guest that stands at its snapshot run, with what the inventory has for
+    /// the start: the snapshot's time, and a new generation id, whose interrupt is the
+    /// first thing it sees.
     ///
     /// # Errors
     /// When there is no new id, KVM does not take the time or a vCPU's thread is
     /// gone.
-    pub fn resume(&self, saved: &Saved) -> Result<(), AssembleError> {
-        self.board
-            .bus()
-            .drop_queued_frames()
-            .map_err(kernel("drop the frames of an earlier life"))?;
-        let told = vmgenid::renew(&self.board.ram)?;
-        self.board
-            .pulse(told)
-            .map_err(kernel("raise the interrupt of the VM generation id"))?;
-        let at = clock::start(&self.board.vm, &saved.clock);
-        let at = at.map_err(kernel("set the guest's clock"))?;
-        for (vcpu, state) in self.vcpus.iter().zip(&saved.processors) {
-            vcpu.order(Order::SetTime(state.time, at))?;
-        }
-        // No vCPU runs while another one still has another time.
-        self.vcpus.iter().try_for_each(Vcpu::done)?;
+    pub fn resume(&self, saved: &Saved, parts: Parts) -> Result<(), AssembleError> {
+        start::give(self, saved, parts)?;
         self.vcpus
             .iter()
             .try_for_each(|vcpu| vcpu.order(Order::Run(self.board.clone())))?;

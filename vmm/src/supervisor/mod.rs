@@ -26,7 +26,7 @@ pub mod state;
 
 pub use blank::HostDevices;
 pub use io::discard_notifications;
-pub use live::Live;
-pub use restore::{RestoreError, load};
+pub use live::{AssembleError, Live};
+pub use restore::RestoreError;
 pub use saved::{LoadError, MachineV1, Saved};
 pub use serve::{ServeError, serve};

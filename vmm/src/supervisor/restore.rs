@@ -8,12 +8,13 @@ use super::blank::Blank;
 use super::live::AssembleError;
 use super::saved::{DevicesV1, DiskV1, LoadError, MachineV1, Saved};
 use crate::arch::x86_64::boot::{self, BootError};
-use crate::arch::x86_64::interrupts;
 use crate::arch::x86_64::template::{self, Unfit};
 use crate::bus;
 use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
 use crate::memory::MemoryError;
-use crate::vcpu::{Order, Vcpu, VcpuError};
+use crate::reset::inventory::Parts;
+use crate::reset::load;
+use crate::vcpu::{Order, VcpuError};
 
 /// A machine could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -167,22 +168,6 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
         .memory
         .back_private(uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
     let live = Live::assemble(blank, files.serial, files.devices, Arc::clone(&saved.cpuid))?;
-    load(&live, &saved)?;
+    load(&live, &saved, Parts::ALL)?;
     Ok((live, saved))
-}
-
-/// Sets devices, interrupt controllers and processors of a stopped machine. The
-/// I/O APIC comes before the processors: it hands pending interrupts to their
-/// local APICs, whose own state then has the last word.
-///
-/// # Errors
-/// When a part does not take its state.
-pub fn load(live: &Live, saved: &Saved) -> Result<(), RestoreError> {
-    live.board.bus().restore(&saved.devices, &live.board.ram)?;
-    interrupts::write(&live.board.vm, &saved.interrupts).map_err(RestoreError::Interrupts)?;
-    for (vcpu, state) in live.vcpus.iter().zip(&saved.processors) {
-        vcpu.order(Order::Load(Arc::clone(state)))?;
-    }
-    live.vcpus.iter().try_for_each(Vcpu::done)?;
-    Ok(())
 }

@@ -13,6 +13,7 @@ use super::state::{State, Step};
 use super::{Live, snapshot};
 use crate::bus::GuestEnd;
 use crate::control::{ControlSocket, Request, RequestError, exit_on_hangup, failure};
+use crate::reset::inventory::Parts;
 use crate::reset::verify::verify;
 use crate::reset::{reset, settle};
 use crate::vcpu::{Barrier, Stop, Vcpu, VcpuError};
@@ -34,15 +35,17 @@ pub enum ServeError {
     Wait(#[source] std::io::Error),
 }
 
-/// Serves the agent until it closes the control socket.
+/// Serves the agent until it closes the control socket. A reset puts `parts` back: all
+/// of them, but in a test that shows what one of them is for.
 ///
 /// # Errors
 /// When the socket carries something that is no command, or the kernel fails.
-pub fn serve(control: ControlSocket, host: HostDevices) -> Result<(), ServeError> {
+pub fn serve(control: ControlSocket, host: HostDevices, parts: Parts) -> Result<(), ServeError> {
     exit_on_hangup(control.as_fd()).map_err(ServeError::Hangup)?;
     let mut supervisor = Supervisor {
         control,
         host,
+        parts,
         state: State::Started,
         machine: Contents::Nothing,
         barrier: None,
@@ -66,6 +69,7 @@ pub fn serve(control: ControlSocket, host: HostDevices) -> Result<(), ServeError
 struct Supervisor {
     control: ControlSocket,
     host: HostDevices,
+    parts: Parts,
     state: State,
     machine: Contents,
     /// Made when it is needed first: most machines have one principal.
@@ -181,12 +185,12 @@ impl Supervisor {
                     self.forget_predictions(&live).map_err(|e| fail(&e))?;
                 }
                 live.board.bus().attach_hosts(ends).map_err(|e| fail(&e))?;
-                live.resume(&saved).map_err(|e| fail(&e))?;
+                live.resume(&saved, self.parts).map_err(|e| fail(&e))?;
                 nudge(&live).map_err(|e| fail(&e))?;
                 (Contents::Restored(live, saved), Reply::Running.into())
             }
             (Request::Reset, Contents::Restored(live, saved)) => {
-                let report = reset(&live, &saved)
+                let report = reset(&live, &saved, self.parts)
                     .map_err(|e| Refusal(fail(&e), e.guest_stopped().cloned()))?;
                 (Contents::Restored(live, saved), Reply::Reset(report).into())
             }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::io::quiesce;
 use super::saved::MachineV1;
 use super::{Live, Saved};
-use crate::arch::x86_64::{clock, interrupts};
+use crate::arch::x86_64::clock;
 use crate::bus::{NotQuiet, RebaseError};
 use crate::control::SnapshotFiles;
+use crate::reset::inventory::chips;
 use crate::snapshot::{WriteError, Written};
 use crate::step::{StepError, kernel};
 use crate::vcpu::{Order, Stop, VcpuError};
@@ -79,7 +80,7 @@ pub fn take(
         machine,
         cpuid: Arc::clone(&live.cpuid),
         processors,
-        interrupts: interrupts::read(&live.board.vm)
+        interrupts: chips::capture(&live.board.vm)
             .map_err(kernel("read the interrupt controllers"))?,
         clock,
         devices: live.board.bus().save()?,

@@ -15,9 +15,11 @@ use crate::arch::x86_64::boot::EntryPoint;
 use crate::arch::x86_64::clock::{self, HostInstant, VcpuTimeV1};
 use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
 use crate::arch::x86_64::msrs;
-use crate::arch::x86_64::processor::{self, ProcessorError, ProcessorV1, Shape};
+use crate::arch::x86_64::processor::{ProcessorError, ProcessorV1, Shape};
 use crate::arch::x86_64::registers::SregsV1;
 use crate::jail::{Jailed, SeccompError};
+use crate::reset::inventory::vcpu::{Reading, Setting};
+use crate::reset::inventory::{self, Parts};
 use crate::step::{StepError, kernel};
 use crate::sys::kick::{KickSwitch, interrupt};
 
@@ -47,8 +49,8 @@ pub enum Order {
         /// The instant whose time is the state's.
         at: HostInstant,
     },
-    /// Set the state, all but the time.
-    Load(Arc<ProcessorV1>),
+    /// Set these parts of the state.
+    Load(Arc<ProcessorV1>, Parts),
 }
 
 /// A vCPU thread's answer.
@@ -305,15 +307,21 @@ impl Worker {
                 } else {
                     msrs.to_vec()
                 };
-                Ok(Report::Saved(Box::new(processor::read(
-                    &self.fd,
-                    &self.shape,
-                    &listed,
+                let state = inventory::vcpu::capture(&Reading {
+                    vcpu: &self.fd,
+                    shape: &self.shape,
+                    msrs: &listed,
                     at,
-                )?)))
+                })?;
+                Ok(Report::Saved(Box::new(state)))
             }
-            Order::Load(state) => {
-                processor::write(&self.fd, &self.shape, &state)?;
+            Order::Load(state, parts) => {
+                inventory::vcpu::restore(&Setting {
+                    vcpu: &self.fd,
+                    shape: &self.shape,
+                    state: &state,
+                    parts,
+                })?;
                 Ok(Report::Done)
             }
         }

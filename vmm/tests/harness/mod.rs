@@ -54,6 +54,11 @@ pub struct Vmm {
 
 impl Vmm {
     pub fn start() -> Self {
+        Self::start_program(&mut Command::new(env!("CARGO_BIN_EXE_snapback-vmm")))
+    }
+
+    /// Starts another program that speaks the same protocol.
+    pub fn start_program(program: &mut Command) -> Self {
         let kind = SocketType::SEQPACKET;
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
@@ -71,7 +76,7 @@ impl Vmm {
                 .unwrap()
                 .into()
         };
-        let child = Command::new(env!("CARGO_BIN_EXE_snapback-vmm"))
+        let child = program
             .stdin(Stdio::null())
             .fd_mappings(vec![
                 FdMapping {

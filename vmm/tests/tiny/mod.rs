@@ -13,6 +13,8 @@
 //! code at 1 MiB, the second vCPU's at 0x4000, what they tell each other at 0x5000, the
 //! marks at 2 MiB.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,7 +33,7 @@ const LIMIT: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-const CODE: u64 = 0x10_0000;
+pub const CODE: u64 = 0x10_0000;
 const SECOND_CODE: u64 = 0x4000;
 
 /// SSE on, then the marks.
@@ -151,67 +153,15 @@ impl Tiny {
         code
     }
 
-    /// An ELF file with the code of both vCPUs (System V gABI, chapters 4 and 5).
-    fn kernel(self) -> File {
-        const HEADER: u64 = 64;
-        const PROGRAM_HEADER: u64 = 56;
-        let parts = [(CODE, self.code()), (SECOND_CODE, SECOND.to_vec())];
-        let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-        let mut half = |value: u16| file.extend(value.to_le_bytes());
-        // Executable, x86-64, version 1.
-        [2, 0x3e, 1, 0].into_iter().for_each(&mut half);
-        for value in [CODE, HEADER, 0] {
-            file.extend(value.to_le_bytes()); // entry, program headers, no sections
-        }
-        file.extend([0; 4]);
-        for value in [64_u16, 56, 2, 0, 0, 0] {
-            file.extend(value.to_le_bytes()); // sizes and counts
-        }
-        let mut at = HEADER + 2 * PROGRAM_HEADER;
-        for (address, bytes) in &parts {
-            let len = bytes.len() as u64;
-            file.extend([1, 0, 0, 0, 7, 0, 0, 0]); // to be loaded; rwx
-            for value in [at, *address, *address, len, len, 1] {
-                file.extend(value.to_le_bytes());
-            }
-            at += len;
-        }
-        parts.iter().for_each(|(_, bytes)| file.extend(bytes));
-        content(&file)
-    }
-
     /// Boots it; without waiting for anything.
     pub fn boot(self) -> Running {
-        let vmm = Vmm::start();
-        vmm.prepare_for(self.shape, &Devices::default());
-        let memory = memfd::create("tiny", self.shape.memory()).unwrap();
-        let (_channel, theirs) = stream_pair();
-        let (console, serial) = std::io::pipe().unwrap();
-        let command = Command::Boot {
-            command_line: String::new(),
-            devices: Devices::default(),
-            hub: false,
-        };
-        let (kernel, initramfs) = (self.kernel(), content(&[0]));
-        let fds: [&dyn AsFd; 5] = [&memory, &kernel, &initramfs, &serial, &theirs];
-        assert_eq!(vmm.ask(&command, &fds).0, Reply::Booted);
-        drop(serial);
-        Running {
-            vmm,
-            memory,
-            run_took: Duration::ZERO,
-            console,
-        }
+        let parts = [(CODE, self.code()), (SECOND_CODE, SECOND.to_vec())];
+        Running::boot(self.shape, &parts)
     }
 
     /// Its memory and state once it waits.
     pub fn snapshot(self) -> (OwnedFd, File) {
-        let mut running = self.boot();
-        assert_eq!(running.read_until(b'r'), "r");
-        let state = tempfile::tempfile().unwrap();
-        let (reply, _) = running.vmm.ask(&Command::Snapshot, &[&state]);
-        assert!(matches!(reply, Reply::Snapshotted { .. }), "{reply:?}");
-        (running.memory, state)
+        self.boot().snapshot()
     }
 
     /// What it says each time it wakes from the snapshot.
@@ -219,6 +169,34 @@ impl Tiny {
         let second = if self.shape.vcpus == 2 { "A" } else { "" };
         format!("mrx{}{second}\n", self.counter + 1)
     }
+}
+
+/// An ELF file of two parts that starts at [`CODE`] (System V gABI, chapters 4 and 5).
+fn kernel(parts: &[(u64, Vec<u8>); 2]) -> File {
+    const HEADER: u64 = 64;
+    const PROGRAM_HEADER: u64 = 56;
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let mut half = |value: u16| file.extend(value.to_le_bytes());
+    // Executable, x86-64, version 1.
+    [2, 0x3e, 1, 0].into_iter().for_each(&mut half);
+    for value in [CODE, HEADER, 0] {
+        file.extend(value.to_le_bytes()); // entry, program headers, no sections
+    }
+    file.extend([0; 4]);
+    for value in [64_u16, 56, 2, 0, 0, 0] {
+        file.extend(value.to_le_bytes()); // sizes and counts
+    }
+    let mut at = HEADER + 2 * PROGRAM_HEADER;
+    for (address, bytes) in parts {
+        let len = bytes.len() as u64;
+        file.extend([1, 0, 0, 0, 7, 0, 0, 0]); // to be loaded; rwx
+        for value in [at, *address, *address, len, len, 1] {
+            file.extend(value.to_le_bytes());
+        }
+        at += len;
+    }
+    parts.iter().for_each(|(_, bytes)| file.extend(bytes));
+    content(&file)
 }
 
 /// A tiny guest that was booted or restored.
@@ -231,11 +209,48 @@ pub struct Running {
 }
 
 impl Running {
+    /// Boots code of two parts.
+    pub fn boot(shape: Shape, parts: &[(u64, Vec<u8>); 2]) -> Self {
+        let vmm = Vmm::start();
+        vmm.prepare_for(shape, &Devices::default());
+        let memory = memfd::create("tiny", shape.memory()).unwrap();
+        let (_channel, theirs) = stream_pair();
+        let (console, serial) = std::io::pipe().unwrap();
+        let command = Command::Boot {
+            command_line: String::new(),
+            devices: Devices::default(),
+            hub: false,
+        };
+        let (kernel, initramfs) = (kernel(parts), content(&[0]));
+        let fds: [&dyn AsFd; 5] = [&memory, &kernel, &initramfs, &serial, &theirs];
+        assert_eq!(vmm.ask(&command, &fds).0, Reply::Booted);
+        drop(serial);
+        Self {
+            vmm,
+            memory,
+            run_took: Duration::ZERO,
+            console,
+        }
+    }
+
+    /// Its memory and state once it waits.
+    pub fn snapshot(mut self) -> (OwnedFd, File) {
+        assert_eq!(self.read_until(b'r'), "r");
+        let state = tempfile::tempfile().unwrap();
+        let (reply, _) = self.vmm.ask(&Command::Snapshot, &[&state]);
+        assert!(matches!(reply, Reply::Snapshotted { .. }), "{reply:?}");
+        (self.memory, state)
+    }
+
     /// Restores it from a memory that is all there.
     pub fn restore(shape: Shape, memory: OwnedFd, state: &File) -> Self {
+        Self::restore_in(Vmm::start(), shape, memory, state)
+    }
+
+    /// As [`Self::restore`], by a VMM that has just begun.
+    pub fn restore_in(vmm: Vmm, shape: Shape, memory: OwnedFd, state: &File) -> Self {
         let flags = rustix::fs::FallocateFlags::empty();
         rustix::fs::fallocate(&memory, flags, 0, shape.memory()).unwrap();
-        let vmm = Vmm::start();
         vmm.prepare_for(shape, &Devices::default());
         Self::restore_into(vmm, memory, state)
     }

@@ -3,9 +3,7 @@
 
 use std::io;
 
-use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip,
-};
+use kvm_bindings::kvm_irqchip;
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +15,7 @@ const _: () = assert!(PIC_LEN == 16 && IOAPIC_LEN == 216);
 
 /// The interrupt controllers of a VM, each as the kernel's bytes: their layout is
 /// the kernel's ABI, and nobody but KVM looks inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterruptsV1 {
     /// The first PIC.
     pub pic_master: [u8; PIC_LEN],
@@ -28,51 +26,33 @@ pub struct InterruptsV1 {
     pub ioapic: Vec<u8>,
 }
 
-/// Reads all three.
+/// Reads the first registers of chip `id`, as many as there is room for.
 ///
 /// # Errors
-/// What KVM reports.
-pub fn read(vm: &VmFd) -> io::Result<InterruptsV1> {
-    let bytes = |id| -> io::Result<[u8; CHIP_LEN]> {
-        let mut chip = kvm_irqchip {
-            chip_id: id,
-            ..Default::default()
-        };
-        vm.get_irqchip(&mut chip).map_err(io::Error::from)?;
-        Ok(crate::sys::kvm::irqchip_bytes(&chip))
+/// What KVM reports; `InvalidInput` for more room than a chip has registers.
+pub fn read_chip(vm: &VmFd, id: u32, into: &mut [u8]) -> io::Result<()> {
+    let mut chip = kvm_irqchip {
+        chip_id: id,
+        ..Default::default()
     };
-    let pic = |id| -> io::Result<[u8; PIC_LEN]> {
-        let mut pic = [0; PIC_LEN];
-        pic.copy_from_slice(&bytes(id)?[..PIC_LEN]);
-        Ok(pic)
-    };
-    Ok(InterruptsV1 {
-        pic_master: pic(KVM_IRQCHIP_PIC_MASTER)?,
-        pic_slave: pic(KVM_IRQCHIP_PIC_SLAVE)?,
-        ioapic: bytes(KVM_IRQCHIP_IOAPIC)?[..IOAPIC_LEN].to_vec(),
-    })
+    vm.get_irqchip(&mut chip).map_err(io::Error::from)?;
+    let bytes = crate::sys::kvm::irqchip_bytes(&chip);
+    let registers = bytes.get(..into.len());
+    into.copy_from_slice(registers.ok_or(io::ErrorKind::InvalidInput)?);
+    Ok(())
 }
 
-/// Sets all three.
+/// Sets the registers of chip `id`.
 ///
 /// # Errors
-/// What KVM reports; `InvalidData` for an I/O APIC of another length.
-pub fn write(vm: &VmFd, state: &InterruptsV1) -> io::Result<()> {
-    if state.ioapic.len() != IOAPIC_LEN {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let chips: [(u32, &[u8]); 3] = [
-        (KVM_IRQCHIP_PIC_MASTER, &state.pic_master),
-        (KVM_IRQCHIP_PIC_SLAVE, &state.pic_slave),
-        (KVM_IRQCHIP_IOAPIC, &state.ioapic),
-    ];
-    for (id, bytes) in chips {
-        let mut whole = [0; CHIP_LEN];
-        whole[..bytes.len()].copy_from_slice(bytes);
-        vm.set_irqchip(&crate::sys::kvm::irqchip(id, whole))
-            .map_err(io::Error::from)?;
-    }
-    Ok(())
+/// What KVM reports; `InvalidInput` for more registers than a chip has.
+pub fn write_chip(vm: &VmFd, id: u32, registers: &[u8]) -> io::Result<()> {
+    let mut whole = [0; CHIP_LEN];
+    let room = whole.get_mut(..registers.len());
+    room.ok_or(io::ErrorKind::InvalidInput)?
+        .copy_from_slice(registers);
+    vm.set_irqchip(&crate::sys::kvm::irqchip(id, whole))
+        .map_err(io::Error::from)
 }
 
 /// Room that the kernel leaves for a chip's registers, in bytes.

@@ -1,20 +1,17 @@
-//! The state of one vCPU, read and set as a whole.
-//!
-//! The order of setting matters: the APIC's base before its registers, its
-//! registers before the MSRs of its timer, and pending events after everything
-//! that could raise one (as QEMU's `kvm_arch_put_registers` has it).
+//! The state of one vCPU, and what reading and setting its parts takes. Which parts
+//! there are and in which order they are set is the inventory's
+//! ([`crate::reset::inventory`]).
 
 use std::borrow::Cow;
 use std::io;
 
-use kvm_bindings::{kvm_lapic_state, kvm_mp_state, kvm_xcr, kvm_xcrs};
+use kvm_bindings::{kvm_lapic_state, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use snapback_proto::cpu::CpuTemplate;
 
-use super::clock::{self, HostInstant, VcpuTimeV1};
+use super::clock::VcpuTimeV1;
 use super::cpuid::CpuidEntryV1;
-use super::msrs;
 use super::registers::{DebugRegsV1, EventsV1, RegsV1, SregsV1};
 use super::template;
 use crate::sys::kvm::{XSAVE_MIN, get_xsave, lapic_bytes, lapic_from_bytes, set_xsave};
@@ -24,7 +21,7 @@ pub const LAPIC_LEN: usize = 1024;
 const _: () = assert!(size_of::<kvm_lapic_state>() == LAPIC_LEN);
 
 /// Everything of a vCPU that a snapshot holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessorV1 {
     /// General registers.
     pub regs: RegsV1,
@@ -60,6 +57,20 @@ pub struct ProcessorError {
     source: io::Error,
 }
 
+impl ProcessorError {
+    /// A part could not be read.
+    pub fn reading(part: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let verb = "read";
+        move |source| Self { verb, part, source }
+    }
+
+    /// A part could not be set.
+    pub fn setting(part: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let verb = "set";
+        move |source| Self { verb, part, source }
+    }
+}
+
 /// What the state of every vCPU of a VM has in common.
 #[derive(Debug, Clone)]
 pub struct Shape {
@@ -86,11 +97,27 @@ impl Shape {
         }
     }
 
-    /// The area as KVM takes it.
+    /// The extended state of a vCPU, as much of it as is kept.
     ///
     /// # Errors
-    /// `InvalidData` when it is of another length than this machine's guests have.
-    fn xsave<'a>(&self, kept: &'a [u8]) -> io::Result<Cow<'a, [u8]>> {
+    /// What KVM reports.
+    pub fn read_xsave(&self, vcpu: &VcpuFd) -> io::Result<Vec<u8>> {
+        let mut area = get_xsave(vcpu, self.xsave_len)?;
+        area.truncate(self.xsave_kept);
+        Ok(area)
+    }
+
+    /// Sets the extended state of a vCPU to what was kept.
+    ///
+    /// # Errors
+    /// What KVM reports; `InvalidData` when it is of another length than this
+    /// machine's guests have.
+    pub fn write_xsave(&self, vcpu: &VcpuFd, kept: &[u8]) -> io::Result<()> {
+        set_xsave(vcpu, self.xsave_len, &self.whole_xsave(kept)?)
+    }
+
+    /// The area as KVM takes it.
+    fn whole_xsave<'a>(&self, kept: &'a [u8]) -> io::Result<Cow<'a, [u8]>> {
         let area = self.xsave_len.max(XSAVE_MIN);
         if kept.len() != self.xsave_kept {
             return Err(io::ErrorKind::InvalidData.into());
@@ -104,114 +131,57 @@ impl Shape {
     }
 }
 
-fn failed<E: Into<io::Error>>(
-    verb: &'static str,
-    part: &'static str,
-) -> impl FnOnce(E) -> ProcessorError {
-    move |source| ProcessorError {
-        verb,
-        part,
-        source: source.into(),
-    }
-}
-
-/// Reads the state of a stopped vCPU, with the MSRs named by `indices` and its time
-/// as it was `at` an instant.
+/// Extended control registers, by number.
 ///
 /// # Errors
-/// When KVM refuses a part.
-pub fn read(
-    vcpu: &VcpuFd,
-    shape: &Shape,
-    indices: &[u32],
-    at: HostInstant,
-) -> Result<ProcessorV1, ProcessorError> {
-    const GET: &str = "read";
-    let mp_state = vcpu.get_mp_state().map_err(failed(GET, "run state"))?;
-    let events = vcpu
-        .get_vcpu_events()
-        .map_err(failed(GET, "pending events"))?;
-    let xcrs = vcpu
-        .get_xcrs()
-        .map_err(failed(GET, "extended control registers"))?;
-    let count = usize::try_from(xcrs.nr_xcrs)
-        .unwrap_or(0)
-        .min(xcrs.xcrs.len());
-    let lapic = vcpu.get_lapic().map_err(failed(GET, "local APIC"))?;
-    let mut xsave = get_xsave(vcpu, shape.xsave_len).map_err(failed(GET, "extended state"))?;
-    xsave.truncate(shape.xsave_kept);
-    Ok(ProcessorV1 {
-        regs: (&vcpu.get_regs().map_err(failed(GET, "general registers"))?).into(),
-        sregs: (&vcpu.get_sregs().map_err(failed(GET, "system registers"))?).into(),
-        xsave,
-        xcrs: xcrs.xcrs[..count]
-            .iter()
-            .map(|xcr| (xcr.xcr, xcr.value))
-            .collect(),
-        debug: (&vcpu
-            .get_debug_regs()
-            .map_err(failed(GET, "debug registers"))?)
-            .into(),
-        lapic: lapic_bytes(&lapic).to_vec(),
-        msrs: msrs::read(vcpu, indices).map_err(failed(GET, "model-specific registers"))?,
-        events: (&events).into(),
-        mp_state: mp_state.mp_state,
-        time: clock::read_vcpu(vcpu, at).map_err(failed(GET, "time"))?,
-    })
+/// What KVM reports.
+pub fn read_xcrs(vcpu: &VcpuFd) -> io::Result<Vec<(u32, u64)>> {
+    let xcrs = vcpu.get_xcrs()?;
+    let count = usize::try_from(xcrs.nr_xcrs).unwrap_or(0);
+    let listed = xcrs.xcrs.iter().take(count);
+    Ok(listed.map(|xcr| (xcr.xcr, xcr.value)).collect())
 }
 
-/// Sets the state of a stopped vCPU, all but its time, which
-/// [`clock::start_vcpu`] sets when it runs.
+/// Sets the extended control registers.
 ///
 /// # Errors
-/// When KVM refuses a part.
-pub fn write(vcpu: &VcpuFd, shape: &Shape, state: &ProcessorV1) -> Result<(), ProcessorError> {
-    const SET: &str = "set";
-    let xsave = shape
-        .xsave(&state.xsave)
-        .map_err(failed(SET, "extended state"))?;
-    set_xsave(vcpu, shape.xsave_len, &xsave).map_err(failed(SET, "extended state"))?;
-    let xcrs = xcrs_of(state).map_err(failed(SET, "extended control registers"))?;
-    vcpu.set_xcrs(&xcrs)
-        .map_err(failed(SET, "extended control registers"))?;
-    vcpu.set_regs(&(&state.regs).into())
-        .map_err(failed(SET, "general registers"))?;
-    vcpu.set_sregs(&(&state.sregs).into())
-        .map_err(failed(SET, "system registers"))?;
-    let lapic = lapic_from_bytes(&state.lapic).map_err(failed(SET, "local APIC"))?;
-    // Twice: KVM computes the priority register before it counts the interrupts
-    // that the new state has in service, so from those of the state before
-    // (`kvm_apic_set_state` in `arch/x86/kvm/lapic.c`). A vCPU that was stopped in
-    // an interrupt handler would keep that handler's priority.
-    for _ in 0..2 {
-        vcpu.set_lapic(&lapic).map_err(failed(SET, "local APIC"))?;
-    }
-    msrs::write(vcpu, &state.msrs).map_err(failed(SET, "model-specific registers"))?;
-    // A timer of the past must not fire before the guest's time is set.
-    msrs::write(vcpu, &[(msrs::TSC_DEADLINE, 0)]).map_err(failed(SET, "timer"))?;
-    vcpu.set_debug_regs(&(&state.debug).into())
-        .map_err(failed(SET, "debug registers"))?;
-    vcpu.set_vcpu_events(&(&state.events).into())
-        .map_err(failed(SET, "pending events"))?;
-    let mp_state = kvm_mp_state {
-        mp_state: state.mp_state,
-    };
-    vcpu.set_mp_state(mp_state)
-        .map_err(failed(SET, "run state"))
-}
-
-fn xcrs_of(state: &ProcessorV1) -> io::Result<kvm_xcrs> {
+/// What KVM reports; `InvalidData` for more than it has.
+pub fn write_xcrs(vcpu: &VcpuFd, values: &[(u32, u64)]) -> io::Result<()> {
     let mut xcrs = kvm_xcrs::default();
-    if state.xcrs.len() > xcrs.xcrs.len() {
+    if values.len() > xcrs.xcrs.len() {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    for (slot, &(xcr, value)) in xcrs.xcrs.iter_mut().zip(&state.xcrs) {
+    for (slot, &(xcr, value)) in xcrs.xcrs.iter_mut().zip(values) {
         *slot = kvm_xcr {
             xcr,
             value,
             ..Default::default()
         };
     }
-    xcrs.nr_xcrs = u32::try_from(state.xcrs.len()).map_err(io::Error::other)?;
-    Ok(xcrs)
+    xcrs.nr_xcrs = u32::try_from(values.len()).map_err(io::Error::other)?;
+    Ok(vcpu.set_xcrs(&xcrs)?)
+}
+
+/// The local APIC's registers; always [`LAPIC_LEN`] bytes.
+///
+/// # Errors
+/// What KVM reports.
+pub fn read_lapic(vcpu: &VcpuFd) -> io::Result<Vec<u8>> {
+    Ok(lapic_bytes(&vcpu.get_lapic()?).to_vec())
+}
+
+/// Sets the local APIC's registers.
+///
+/// # Errors
+/// What KVM reports; `InvalidInput` for another length.
+pub fn write_lapic(vcpu: &VcpuFd, registers: &[u8]) -> io::Result<()> {
+    let lapic = lapic_from_bytes(registers)?;
+    // Twice: KVM computes the priority register before it counts the interrupts
+    // that the new state has in service, so from those of the state before
+    // (`kvm_apic_set_state` in `arch/x86/kvm/lapic.c`). A vCPU that was stopped in
+    // an interrupt handler would keep that handler's priority.
+    for _ in 0..2 {
+        vcpu.set_lapic(&lapic)?;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The keyboard controller; every value of every field is legal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct I8042V1 {
     /// The configuration byte ("controller command byte").
     pub config: u8,

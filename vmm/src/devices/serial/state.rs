@@ -8,7 +8,7 @@ pub(super) const FIFO_SIZE: usize = 0x40;
 
 /// The registers of the 16550; names as in vm-superio's `SerialState`, which has
 /// no stable encoding of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SerialV1 {
     /// Divisor latch, low byte.
     pub baud_divisor_low: u8,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A disk remembers nothing between requests but what was written to it. Its size
 /// stands here so that a snapshot is not put onto another disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockV1 {
     /// Its size, in sectors of 512 bytes.
     pub capacity: u64,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What the guest's driver has read of its device; frames are nobody's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetV1 {
     /// The guest's address.
     pub mac: [u8; 6],

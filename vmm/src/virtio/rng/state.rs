@@ -4,5 +4,5 @@ use serde::{Deserialize, Serialize};
 
 /// Nothing: what has not been asked for does not exist, and what has been is the
 /// guest's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RngV1 {}

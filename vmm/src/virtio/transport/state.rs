@@ -6,7 +6,7 @@ use crate::virtio::DeviceRestoreError;
 use crate::virtio::queue::{QueueRestoreError, QueueV1};
 
 /// A virtio device: what all have, and what only this one has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtioV1<S> {
     /// Registers and queues.
     pub transport: TransportV1,
@@ -15,7 +15,7 @@ pub struct VirtioV1<S> {
 }
 
 /// Registers and queues of a virtio-mmio device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransportV1 {
     /// What kind of device it is; has to agree.
     pub device_id: u32,

@@ -20,7 +20,7 @@ use crate::virtio::DeviceRestoreError;
 pub(super) const MAX_RESETS: usize = 2 * MAX_CONNECTIONS + resets::MAX_WAITING;
 
 /// The vsock device. Nothing is in flight in a snapshot, so there are no bytes here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VsockV1 {
     /// The invocation channel's connection.
     pub channel: Option<ChannelV1>,

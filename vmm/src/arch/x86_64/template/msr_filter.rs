@@ -1,9 +1,11 @@
-//! Which MSRs the guests of a named template can reach.
+//! Which MSRs a guest can reach, and which of them it may write.
 
 use std::io;
 
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 use snapback_proto::cpu::CpuTemplate;
+
+use crate::arch::x86_64::msrs;
 
 /// The registers that a guest of a named template may touch, each range with its
 /// first and last number; the local APIC's own are always allowed. They are the ones
@@ -52,35 +54,79 @@ const WINDOWS: [(u32, u32); 7] = [
     (0xc001_1028, 8),
 ];
 
-/// Refuses every MSR that is not reachable to the guests of `vm`: one that tries
-/// gets a general protection fault, as for a register that does not exist.
+/// Stretches of numbers in which a guest of the host's own processor may only write
+/// what is restored; KVM has no register outside that keeps anything.
+const WATCHED: [(u32, u32); 3] = [(0, 0x2000), (0xc000_0000, 0x2000), (0xc001_0000, 0x2000)];
+
+/// What a guest may write although no snapshot lists it: time, and what the system
+/// registers of a vCPU hold (APIC base, EFER, bases of FS and GS); and commands, which
+/// leave nothing behind (microcode, IBPB, flush of the L1 cache).
+const UNLISTED: [u32; 10] = [
+    0x10,
+    0x1b,
+    0x49,
+    0x79,
+    0x8b,
+    0x10b,
+    msrs::TSC_DEADLINE,
+    0xc000_0080,
+    0xc000_0100,
+    0xc000_0101,
+];
+
+/// Whether a guest of `template` may write MSR `index`, when snapshots have `listed`.
+/// What it could write and a reset would not put back, the next request could read:
+/// KVM does not list MTRRs and the banks of machine checks, for one.
+#[must_use]
+pub fn may_write(template: CpuTemplate, listed: &[u32], index: u32) -> bool {
+    let kept = listed.contains(&index) || UNLISTED.contains(&index);
+    kept && reaches(template, index)
+}
+
+/// Refuses the guests of `vm` every MSR that is not reachable, and every write of one
+/// that is not put back: the guest gets a general protection fault, as for a register
+/// that does not exist.
 ///
 /// # Errors
 /// What KVM reports.
-pub fn confine(vm: &VmFd, template: CpuTemplate) -> io::Result<()> {
-    if template == CpuTemplate::Host {
-        return Ok(());
-    }
-    let bitmaps = WINDOWS.map(|(base, count)| bitmap(template, base, count));
-    let ranges: Vec<_> = WINDOWS
+pub fn confine(vm: &VmFd, template: CpuTemplate, listed: &[u32]) -> io::Result<()> {
+    let (action, windows): (_, &[_]) = match template {
+        CpuTemplate::Host => (MsrFilterDefaultAction::ALLOW, &WATCHED),
+        _ => (MsrFilterDefaultAction::DENY, &WINDOWS),
+    };
+    let writable = |index| may_write(template, listed, index);
+    let readable = |index| reaches(template, index);
+    let bitmaps: Vec<_> = windows
         .iter()
-        .zip(&bitmaps)
-        .map(|(&(base, msr_count), bitmap)| MsrFilterRange {
-            flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
-            base,
-            msr_count,
-            bitmap,
+        .map(|(base, count)| {
+            (
+                bitmap(*base, *count, readable),
+                bitmap(*base, *count, writable),
+            )
         })
         .collect();
-    vm.set_msr_filter(MsrFilterDefaultAction::DENY, &ranges)
-        .map_err(io::Error::from)
+    let mut ranges = Vec::new();
+    for (&(base, msr_count), (read, write)) in windows.iter().zip(&bitmaps) {
+        for (flags, bitmap) in [
+            (MsrFilterRangeFlags::READ, read),
+            (MsrFilterRangeFlags::WRITE, write),
+        ] {
+            ranges.push(MsrFilterRange {
+                flags,
+                base,
+                msr_count,
+                bitmap,
+            });
+        }
+    }
+    vm.set_msr_filter(action, &ranges).map_err(io::Error::from)
 }
 
-/// A bit for each MSR from `base` up, set for those that can be reached.
-fn bitmap(template: CpuTemplate, base: u32, count: u32) -> Vec<u8> {
+/// A bit for each MSR from `base` up, set for those that are allowed.
+fn bitmap(base: u32, count: u32, allowed: impl Fn(u32) -> bool) -> Vec<u8> {
     let byte = |first: u32| {
         (0..8)
-            .filter(|bit| reaches(template, base + first + bit))
+            .filter(|bit| allowed(base + first + bit))
             .fold(0_u8, |byte, bit| byte | 1 << bit)
     };
     (0..count).step_by(8).map(byte).collect()
@@ -99,7 +145,7 @@ mod tests {
                     .find(|(base, count)| (*base..base + count).contains(&index));
                 let (base, count) = *window.unwrap();
                 let at = index - base;
-                let bits = bitmap(CpuTemplate::V2, base, count);
+                let bits = bitmap(base, count, |index| reaches(CpuTemplate::V2, index));
                 assert_ne!(bits[usize::try_from(at / 8).unwrap()] & 1 << (at % 8), 0);
             }
         }
@@ -107,6 +153,21 @@ mod tests {
         for index in hidden {
             assert!(!reaches(CpuTemplate::V4, index), "{index:#x}");
             assert!(reaches(CpuTemplate::Host, index));
+        }
+    }
+    #[test]
+    fn a_register_that_is_not_put_back_cannot_be_written() {
+        let listed = [0x174, 0xc000_0081];
+        // An MTRR, the address of a machine check; a register that is listed, EFER.
+        for (index, allowed) in [
+            (0x200, false),
+            (0x402, false),
+            (0x174, true),
+            (0xc000_0080, true),
+        ] {
+            for template in [CpuTemplate::Host, CpuTemplate::V2] {
+                assert_eq!(may_write(template, &listed, index), allowed, "{index:#x}");
+            }
         }
     }
 }
