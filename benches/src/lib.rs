@@ -1,10 +1,11 @@
 //! Measurements of Snapback, and the one format in which all of them are reported.
 //!
 //! ```text
-//!  main (command line) ─► demo, restore ─► node    a real agent on a temporary state directory
-//!                           │          ─► client  HTTP on its Unix socket
-//!                           │          ─► word_report  what the demo's function must answer
-//!                           │          ─► floor, peers  what stands beside the figures
+//!  main (command line) ─► demo, restore, invoke
+//!                           │  ─► node, client  a real agent on a temporary state directory
+//!                           │  ─► subjects, calls, series  functions, requests, samples
+//!                           │  ─► word_report  what the demo's function must answer
+//!                           │  ─► floor, peers  what stands beside the figures
 //!                           └──► report ─► JSON, table, plot
 //! ```
 //!
@@ -13,14 +14,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calls;
 pub mod client;
 pub mod demo;
 pub mod facts;
 pub mod floor;
 pub mod function;
+pub mod invoke;
 pub mod node;
 pub mod peers;
 pub mod progress;
 pub mod report;
 pub mod restore;
+pub mod series;
+pub mod subjects;
 pub mod word_report;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use snapback_bench::demo::{self, EACH};
+use snapback_bench::invoke;
 use snapback_bench::report::Report;
 use snapback_bench::restore;
 
@@ -25,19 +26,31 @@ enum Command {
     Demo(DemoArguments),
     /// Measure how long a request waits for a microVM that does not exist.
     Restore(RestoreArguments),
+    /// Measure what a request costs whose microVM is there.
+    Invoke(Measurement),
 }
 
 #[derive(Debug, Args)]
 struct RestoreArguments {
+    #[command(flatten)]
+    measurement: Measurement,
+    /// The initramfs of the guest that other VMMs restore; without it there are none.
+    #[arg(long, value_name = "FILE")]
+    peer_init: Option<PathBuf>,
+}
+
+/// What every benchmark is told.
+#[derive(Debug, Args)]
+struct Measurement {
     /// Kernel, guest-init and root file systems (`cargo xtask assets` makes them).
     #[arg(long, value_name = "DIR")]
     assets: PathBuf,
     /// Where `snapback` and `snapback-vmm` are.
     #[arg(long, value_name = "DIR")]
     bin_dir: PathBuf,
-    /// The initramfs of the guest that other VMMs restore; without it there are none.
-    #[arg(long, value_name = "FILE")]
-    peer_init: Option<PathBuf>,
+    /// The functions that had to be built, each in a folder of its name.
+    #[arg(long, value_name = "DIR")]
+    functions: PathBuf,
     /// Fewer samples, and one request at a time: to see whether it works.
     #[arg(long)]
     quick: bool,
@@ -76,20 +89,38 @@ fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => show(arguments),
         Command::Restore(arguments) => measure_restore(arguments),
+        Command::Invoke(common) => measure_invoke(common),
     }
 }
 
 fn measure_restore(arguments: RestoreArguments) -> Result<ExitCode> {
+    let common = arguments.measurement;
     let report = runtime()?.block_on(restore::run(&restore::Options {
-        assets: arguments.assets,
-        bin_dir: arguments.bin_dir,
+        assets: common.assets,
+        bin_dir: common.bin_dir,
+        functions: common.functions,
         peer_init: arguments.peer_init,
-        quick: arguments.quick,
+        quick: common.quick,
     }));
-    if let Some(path) = arguments.plot {
+    present(&report, common.plot, common.json)
+}
+
+fn measure_invoke(common: Measurement) -> Result<ExitCode> {
+    let report = runtime()?.block_on(invoke::run(&invoke::Options {
+        assets: common.assets,
+        bin_dir: common.bin_dir,
+        functions: common.functions,
+        quick: common.quick,
+    }));
+    present(&report, common.plot, common.json)
+}
+
+/// As [`finish`], with a picture.
+fn present(report: &Report, plot: Option<PathBuf>, json: Option<PathBuf>) -> Result<ExitCode> {
+    if let Some(path) = plot {
         report.plot(&path)?;
     }
-    finish(&report, arguments.json)
+    finish(report, json)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -17,6 +17,7 @@ use crate::job::Job;
 use crate::packages;
 use crate::place::{self, Place};
 use crate::process;
+use crate::static_program;
 use crate::workspace;
 
 /// How long the demonstration itself may take.
@@ -28,17 +29,23 @@ const BENCH_MEMORY_MIB: u32 = 8192;
 /// PID 1 of the guest that the peers restore.
 const PEER_PACKAGE: &str = "snapback-peer-init";
 
+/// Functions that are programs: the folder in `benches/functions`, the package.
+const FUNCTIONS: [(&str, &str); 1] = [("noop-rust", "snapback-bench-noop")];
+
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Benchmark {
     /// How long a request waits for a microVM that does not exist.
     Restore,
+    /// What a request costs whose microVM is there.
+    Invoke,
 }
 
 impl Benchmark {
     const fn name(self) -> &'static str {
         match self {
             Self::Restore => "restore",
+            Self::Invoke => "invoke",
         }
     }
 }
@@ -62,12 +69,36 @@ pub fn demo(json: Option<PathBuf>, clock: Clock) -> Result<u8> {
     run(vec!["demo".to_owned()], &files, &settings)
 }
 
+/// Makes the functions of `benches/functions` that are programs; the result is the
+/// directory with a folder of each.
+fn functions() -> Result<PathBuf> {
+    let to = workspace::target().join("bench-functions");
+    for (folder, package) in FUNCTIONS {
+        let made = to.join(folder);
+        fs::create_dir_all(&made).with_context(|| format!("cannot create {}", made.display()))?;
+        let description = workspace::root().join("benches/functions").join(folder);
+        let program = static_program::build(package)?;
+        let parts = [
+            (description.join("function.toml"), "function.toml"),
+            (program, "bootstrap"),
+        ];
+        for (from, name) in parts {
+            let to = made.join(name);
+            fs::copy(&from, &to).with_context(|| format!("cannot make {}", to.display()))?;
+        }
+    }
+    Ok(to)
+}
+
 /// Runs a benchmark; the result is its exit status.
 pub fn bench(benchmark: Benchmark, quick: bool, files: &Files, clock: Clock) -> Result<u8> {
-    let image = workspace::target().join("peer-init.cpio");
-    initramfs::make(PEER_PACKAGE, &image)?;
     let mut words = vec![benchmark.name().to_owned()];
-    words.extend(["--peer-init".to_owned(), path_word(&image)]);
+    words.extend(["--functions".to_owned(), path_word(&functions()?)]);
+    if benchmark == Benchmark::Restore {
+        let image = workspace::target().join("peer-init.cpio");
+        initramfs::make(PEER_PACKAGE, &image)?;
+        words.extend(["--peer-init".to_owned(), path_word(&image)]);
+    }
     if quick {
         words.push("--quick".to_owned());
     }

@@ -13,6 +13,7 @@
 
 pub mod host;
 mod plot;
+pub mod repeat;
 mod samples;
 pub mod table;
 

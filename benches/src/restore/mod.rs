@@ -17,40 +17,30 @@
 mod footprint;
 mod plan;
 mod results;
-mod samples;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use hyper::Method;
 use snapback_proto::words::chain;
 use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
-use crate::client::{Client, ClientError};
-use crate::facts::{Readiness, Record};
+use crate::calls::{self, CallError};
+use crate::client::Client;
 use crate::floor::{self, FloorError};
-use crate::function::{self, CreateError, Function, FunctionError};
+use crate::function::FunctionError;
 use crate::node::{Node, NodeError};
 use crate::peers::{self, Guest, PeerError};
 use crate::progress;
 use crate::report::Report;
+use crate::series::{Sample, Series};
+use crate::subjects::{self, Subject, SubjectError};
 use footprint::FootprintError;
 use plan::{Cache, Setting};
-use samples::{Sample, Series};
 
-/// Where the benchmark's functions are, in the source tree.
-const FUNCTIONS: [&str; 1] = ["benches/functions/noop"];
-/// How long one request may take.
-const INVOKE_LIMIT: Duration = Duration::from_secs(120);
-/// How long the agent may take for an answer of its own.
-const AGENT_LIMIT: Duration = Duration::from_secs(30);
-/// How long the pool of blank microVMs may take until it is full.
-const REFILL_LIMIT: Duration = Duration::from_secs(300);
-const REFILL_INTERVAL: Duration = Duration::from_millis(10);
-/// What a machine does right after it became idle is not part of the next sample.
-const SETTLE: Duration = Duration::from_millis(50);
+/// What each function is called with.
+const EVENT: &str = "{}";
 /// How long packing the code for the peers may take.
 const PACK_LIMIT: Duration = Duration::from_secs(60);
 /// Restores of each peer in each way.
@@ -65,6 +55,8 @@ pub struct Options {
     pub assets: PathBuf,
     /// Where `snapback` and `snapback-vmm` are.
     pub bin_dir: PathBuf,
+    /// Where the functions are that had to be built.
+    pub functions: PathBuf,
     /// The packed PID 1 of the peers' guest; without it there are no peers.
     pub peer_init: Option<PathBuf>,
     /// Leave out what only more samples or more concurrency would show.
@@ -74,38 +66,24 @@ pub struct Options {
 /// The benchmark broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// A function is not there.
+    /// A function is not there or was not created.
+    #[error(transparent)]
+    Subject(#[from] SubjectError),
+    /// The peers' function is not there.
     #[error(transparent)]
     Function(#[from] FunctionError),
-    /// A function was not created.
-    #[error(transparent)]
-    Create(#[from] CreateError),
     /// The agent does not run.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The agent did not answer.
+    /// A request failed.
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Call(#[from] CallError),
     /// The floor could not be measured.
     #[error(transparent)]
     Floor(#[from] FloorError),
     /// The memory of a microVM could not be measured.
     #[error(transparent)]
     Footprint(#[from] FootprintError),
-    /// A request failed.
-    #[error("a request was answered with {status}: {body}")]
-    Request {
-        /// HTTP's status.
-        status: u16,
-        /// The begin of the body.
-        body: String,
-    },
-    /// The blank microVMs are not there in time.
-    #[error("{wanted} blank microVMs were not ready within {REFILL_LIMIT:?}")]
-    NoBlanks {
-        /// How many were waited for.
-        wanted: usize,
-    },
     /// A peer could not be measured.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -154,8 +132,7 @@ async fn peer_guest(
     initramfs: &Path,
     scratch: &Path,
 ) -> Result<Guest, RestoreError> {
-    let [folder] = FUNCTIONS;
-    let folder = function::source_tree(folder)?.join(folder);
+    let folder = subjects::python()?;
     let code = scratch.join("code.erofs");
     let packed = Command::new("mkfs.erofs")
         .args(["-T0", "--all-root", "--quiet"])
@@ -182,13 +159,6 @@ async fn peer_guest(
     })
 }
 
-/// A function that was snapshotted.
-struct Subject {
-    /// For rows: `python`.
-    runtime: &'static str,
-    name: String,
-}
-
 struct Bench<'a> {
     options: &'a Options,
     subjects: Vec<Subject>,
@@ -201,16 +171,8 @@ impl<'a> Bench<'a> {
         progress::step("boot each function once and snapshot it");
         let mut node = Node::start(&options.bin_dir, &options.assets, &plan::FIRST.toml())?;
         node.ready().await?;
-        let mut subjects = Vec::new();
-        for folder in FUNCTIONS {
-            let folder = function::source_tree(folder)?.join(folder);
-            let function = Function::load(&folder)?;
-            function::create(&options.bin_dir, &folder, &function, node.socket()).await?;
-            subjects.push(Subject {
-                runtime: "python",
-                name: function.name,
-            });
-        }
+        let (bin_dir, built) = (&options.bin_dir, &options.functions);
+        let subjects = subjects::create(bin_dir, built, node.socket()).await?;
         Ok(Self {
             options,
             subjects,
@@ -289,11 +251,11 @@ impl<'a> Bench<'a> {
         setting: &Setting,
         concurrency: usize,
     ) -> Result<Vec<Sample>, RestoreError> {
-        at_rest(client, setting.blanks()).await?;
+        calls::at_rest(client, setting.blanks()).await?;
         let requests: Vec<_> = (0..concurrency)
             .map(|_| {
-                let (client, path) = (client.clone(), invoke_path(subject));
-                tokio::spawn(async move { request(&client, &path).await })
+                let (client, name) = (client.clone(), subject.name.clone());
+                tokio::spawn(async move { calls::request(&client, &name, EVENT).await })
             })
             .collect();
         let mut samples = Vec::new();
@@ -306,54 +268,9 @@ impl<'a> Bench<'a> {
     /// The memory of one microVM after its restore and a request.
     async fn footprint(&self, subject: &Subject, report: &mut Report) -> Result<(), RestoreError> {
         let client = self.restart(plan::FOOTPRINT).await?;
-        let record = request(&client, &invoke_path(subject)).await?;
-        at_rest(&client, 0).await?;
+        let record = calls::request(&client, &subject.name, EVENT).await?;
+        calls::at_rest(&client, 0).await?;
         results::footprint(report, subject.runtime, footprint::measure()?, &record);
         Ok(())
-    }
-}
-
-fn invoke_path(subject: &Subject) -> String {
-    format!("/2015-03-31/functions/{}/invocations", subject.name)
-}
-
-/// One request, and what the agent knows of it.
-async fn request(client: &Client, path: &str) -> Result<Sample, RestoreError> {
-    let begin = Instant::now();
-    let answer = client.send(Method::POST, path, "{}", INVOKE_LIMIT).await?;
-    let latency = begin.elapsed();
-    let failed = answer.header("x-amz-function-error").is_some();
-    let Some(id) = answer
-        .header("x-amzn-requestid")
-        .filter(|_| answer.status.is_success() && !failed)
-    else {
-        return Err(RestoreError::Request {
-            status: answer.status.as_u16(),
-            body: answer.shown(),
-        });
-    };
-    let path = format!("/v1/requests/{id}");
-    let record = client.send(Method::GET, &path, "", AGENT_LIMIT).await?;
-    Ok(Sample {
-        latency,
-        record: record.json::<Record>()?,
-    })
-}
-
-/// Waits until `blanks` microVMs wait and nothing else happens.
-async fn at_rest(client: &Client, blanks: usize) -> Result<(), RestoreError> {
-    let begin = Instant::now();
-    loop {
-        let answer = client.send(Method::GET, "/readyz", "", AGENT_LIMIT).await?;
-        let now = answer.json::<Readiness>()?.environments;
-        let moving = now.blank_starting + now.starting + now.busy + now.resetting;
-        if now.blank >= blanks && moving == 0 {
-            sleep(SETTLE).await;
-            return Ok(());
-        }
-        if begin.elapsed() > REFILL_LIMIT {
-            return Err(RestoreError::NoBlanks { wanted: blanks });
-        }
-        sleep(REFILL_INTERVAL).await;
     }
 }

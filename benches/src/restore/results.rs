@@ -4,14 +4,12 @@ use serde_json::{Value, json};
 
 use super::footprint::Footprint;
 use super::plan::Setting;
-use super::samples::{Sample, Series};
 use crate::report::table::number;
-use crate::report::{Report, Row, Samples};
+use crate::report::{Report, Row, Samples, repeat};
+use crate::series::{Sample, Series};
 
 /// KiB of a MiB.
 const KIB: f64 = 1024.0;
-/// How much the medians of two series of the same combination may differ.
-const REPEATABLE: f64 = 0.02;
 
 /// A target: its check's name, the row, what `runtime` the row is of, and the most that
 /// its median may be.
@@ -37,9 +35,7 @@ pub fn rows(report: &mut Report, runtime: &str, setting: &Setting, series: &Seri
             s.record.restore_ns + s.record.resume_ns + s.record.function_ns
         }),
         ("restore/function", |s| s.record.function_ns),
-        ("restore/c", |s| {
-            u64::try_from(s.latency.as_nanos()).unwrap_or(u64::MAX)
-        }),
+        ("restore/c", Sample::latency_ns),
     ];
     for (name, clock) in clocks {
         report.add(series.times(clock).row(name, params()));
@@ -96,10 +92,10 @@ pub fn check(report: &mut Report) {
     checks.extend(no_second_userfault(report));
     checks.extend(fewer_faults(report));
     checks.extend(fifty_at_once(report));
-    checks.extend(repeatable(report));
     for (name, ok, detail) in checks {
         report.check(&name, ok, detail);
     }
+    repeat::check(report, "restore/repeatable");
 }
 
 type Verdict = Option<(String, bool, String)>;
@@ -176,34 +172,4 @@ fn fifty_at_once(report: &Report) -> Verdict {
     let detail = format!("p50 {} ms, p99 {} ms", number(row.p50), number(row.p99));
     let ok = row.p99 <= row.p50 * SPREAD;
     Some(("restore/fifty_at_once".to_owned(), ok, detail))
-}
-
-fn repeatable(report: &Report) -> Vec<(String, bool, String)> {
-    let first = |row: &&Row| has(row, &[("repeat", json!(1))]);
-    let pairs = report.rows.iter().filter(first).filter_map(|one| {
-        let again = |row: &&Row| {
-            let mut params = row.params.clone();
-            params.insert("repeat".to_owned(), json!(1));
-            row.name == one.name && row.params != one.params && params == one.params
-        };
-        Some((one, report.rows.iter().find(again)?))
-    });
-    pairs
-        .filter(|(one, _)| one.unit == "ms")
-        .map(|(one, again)| {
-            let difference = (one.p50 - again.p50).abs() / one.p50.max(f64::MIN_POSITIVE);
-            let detail = format!(
-                "{}: {} and {} ms, {:.1} % apart",
-                one.name,
-                number(one.p50),
-                number(again.p50),
-                difference * 100.0
-            );
-            (
-                "restore/repeatable".to_owned(),
-                difference < REPEATABLE,
-                detail,
-            )
-        })
-        .collect()
 }

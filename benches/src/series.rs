@@ -1,4 +1,4 @@
-//! What one request showed.
+//! What requests showed, one by one.
 
 use std::time::Duration;
 
@@ -14,6 +14,14 @@ pub struct Sample {
     pub record: Record,
 }
 
+impl Sample {
+    /// What the caller waited, in nanoseconds.
+    #[must_use]
+    pub fn latency_ns(&self) -> u64 {
+        u64::try_from(self.latency.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
 /// The requests of one setting.
 #[derive(Debug, Clone, Default)]
 pub struct Series {
@@ -23,6 +31,7 @@ pub struct Series {
 
 impl Series {
     /// A duration of each request, in milliseconds.
+    #[must_use]
     pub fn times(&self, ns: impl Fn(&Sample) -> u64) -> Samples {
         let mut samples = Samples::new("ms");
         for sample in &self.samples {
@@ -32,6 +41,7 @@ impl Series {
     }
 
     /// A count of each request.
+    #[must_use]
     pub fn counts(&self, unit: &'static str, count: impl Fn(&Sample) -> u64) -> Samples {
         let mut samples = Samples::new(unit);
         for sample in &self.samples {
