@@ -274,7 +274,12 @@ pub struct ResetReport {
     pub pause_ns: u64,
     /// Setting the state of devices, interrupt controllers and processors.
     pub state_ns: u64,
-    /// Collecting and copying pages back.
+    /// Of the pages, those that are copied at every reset because requests keep
+    /// writing them.
+    pub hot_pages: u64,
+    /// Asking which pages were written, and having the others' writes named again.
+    pub collect_ns: u64,
+    /// That, and copying pages back.
     pub pages_ns: u64,
     /// All of it.
     pub total_ns: u64,

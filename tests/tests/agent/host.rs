@@ -26,7 +26,7 @@ fn doctor_finds_this_host_usable_because_a_guest_really_ran() {
     );
     for name in [
         "kvm",
-        "kvm-dirty-ring",
+        "kvm-dirty-log",
         "userfaultfd",
         "kernel",
         "memory",

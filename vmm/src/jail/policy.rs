@@ -246,7 +246,6 @@ const fn iowr(kind: u32, number: u32, len: u32, name: &'static str) -> Ioctl {
 pub const IOCTLS: &[Ioctl] = &[
     // Running a vCPU, and what a reset does each time.
     io(KVM, 0x80, "KVM_RUN"),
-    io(KVM, 0xc7, "KVM_RESET_DIRTY_RINGS"),
     iow(KVM, 0x82, 144, "KVM_SET_REGS"),
     iow(KVM, 0x84, 312, "KVM_SET_SREGS"),
     iow(KVM, 0x89, 8, "KVM_SET_MSRS"),

@@ -3,12 +3,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvm_ioctls::VmFd;
 use snapback_proto::control::FaultRange;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::compare;
+use super::dirty::DirtyPages;
 use super::layout::{InvalidSize, Stretch, stretches};
 use super::pages::PageSet;
 use super::{GuestRam, PAGE_SIZE};
@@ -53,6 +55,7 @@ fn kernel(step: &'static str) -> impl Fn(io::Error) -> MemoryError {
 pub struct GuestMemory {
     parts: Vec<Part>,
     ram: GuestRam,
+    dirty: Mutex<DirtyPages>,
 }
 
 #[derive(Debug)]
@@ -91,7 +94,9 @@ impl GuestMemory {
                 base: None,
             });
         }
+        let pages = parts.iter().map(|part: &Part| part.length() / PAGE_SIZE);
         Ok(Self {
+            dirty: Mutex::new(DirtyPages::new(pages)),
             parts,
             ram: GuestMemoryMmap::from_regions(regions)?,
         })
@@ -200,6 +205,25 @@ impl GuestMemory {
         PageSet::new(self.parts.iter().map(|part| part.length() / PAGE_SIZE))
     }
 
+    /// Adds the pages to `pages` that the guest, or KVM for it, wrote, and has further
+    /// writes named again; see [`DirtyPages::collect`]. Returns how many there were.
+    ///
+    /// # Errors
+    /// What KVM reports.
+    pub fn take_guest_writes(&self, vm: &VmFd, pages: &mut PageSet) -> io::Result<u64> {
+        self.dirty().collect(vm, pages)
+    }
+
+    /// Pages that are named at every reset.
+    #[must_use]
+    pub fn hot_pages(&self) -> u64 {
+        u64::try_from(self.dirty().hot()).unwrap_or(u64::MAX)
+    }
+
+    fn dirty(&self) -> MutexGuard<'_, DirtyPages> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Moves the devices' dirty bits to `pages`. Returns how many there were.
     pub fn take_device_writes(&self, pages: &mut PageSet) -> u64 {
         let mut count = 0;
@@ -219,13 +243,13 @@ impl GuestMemory {
     /// # Errors
     /// When the machine was not restored from a snapshot.
     pub fn put_back(&self, pages: &PageSet) -> Result<(), MemoryError> {
-        for (slot, page) in pages.iter() {
+        for (slot, run) in pages.runs() {
             let part = self.parts.get(usize::from(slot));
             let Some((part, base)) = part.and_then(|p| Some((p, p.base.as_ref()?))) else {
                 return Err(kernel("copy a page back")(io::ErrorKind::NotFound.into()));
             };
-            base.copy_page_to(&part.reservation, page)
-                .map_err(kernel("copy a page back"))?;
+            base.copy_to(&part.reservation, run)
+                .map_err(kernel("copy pages back"))?;
         }
         Ok(())
     }

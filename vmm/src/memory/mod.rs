@@ -3,9 +3,11 @@
 //! * [`layout`]: guest-physical addresses.
 //! * [`guest`]: the memory of one machine.
 //! * [`compare`]: what differs from the snapshot.
+//! * [`dirty`]: what the guest wrote.
 //! * [`pages`]: sets of pages.
 
 mod compare;
+pub mod dirty;
 pub mod guest;
 pub mod layout;
 pub mod pages;

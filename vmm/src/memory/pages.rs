@@ -1,5 +1,7 @@
 //! A set of guest pages: one bit per page and memory slot.
 
+use std::ops::Range;
+
 /// Pages of a machine's memory, by slot and index.
 #[derive(Debug, Clone)]
 pub struct PageSet {
@@ -86,6 +88,19 @@ impl PageSet {
         }
     }
 
+    /// The pages in order, as slot and indices of neighbours.
+    pub fn runs(&self) -> impl Iterator<Item = (u16, Range<usize>)> + '_ {
+        let mut pages = self.iter().peekable();
+        std::iter::from_fn(move || {
+            let (slot, first) = pages.next()?;
+            let mut run = first..first + 1;
+            while pages.next_if_eq(&(slot, run.end)).is_some() {
+                run.end += 1;
+            }
+            Some((slot, run))
+        })
+    }
+
     /// The pages in order, as slot and index.
     pub fn iter(&self) -> impl Iterator<Item = (u16, usize)> + '_ {
         (0_u16..).zip(&self.slots).flat_map(|(number, slot)| {
@@ -123,6 +138,9 @@ mod tests {
         assert!(!set.insert(0, 129));
         assert_eq!(set.len(), 3);
         assert_eq!(set.iter().collect::<Vec<_>>(), [(0, 0), (0, 129), (1, 9)]);
+        assert!(set.insert(0, 1));
+        let runs = [(0, 0..2), (0, 129..130), (1, 9..10)];
+        assert_eq!(set.runs().collect::<Vec<_>>(), runs);
         set.clear();
         assert!(set.is_empty());
     }

@@ -22,7 +22,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::sys::dirty_ring::{self, DirtyRing};
+use crate::memory::PAGE_SIZE;
+use crate::sys::dirty_log::{self, PAGES_PER_WORD};
 use crate::sys::kick::{self, KickSwitch};
 use crate::sys::mapping::{Reservation, Sharing};
 use crate::sys::{kvm, memfd};
@@ -111,9 +112,9 @@ const GDT_ENTRIES: [u64; 8] = [
 pub(super) struct Outcome {
     /// From its first instruction to its last.
     pub took: Duration,
-    /// Whether KVM's dirty ring named the guest's stack as written; the reason
+    /// Whether KVM's dirty bitmap named the guest's stack as written; the reason
     /// when it did not.
-    pub dirty_ring: Result<(), String>,
+    pub dirty_log: Result<(), String>,
 }
 
 /// Why the guest did not get to its end.
@@ -151,8 +152,8 @@ fn build<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> GuestError
 pub(super) struct Machine {
     vcpu: VcpuFd,
     /// Kept open for as long as the vCPU may run.
-    _vm: VmFd,
-    ring: Result<DirtyRing, String>,
+    vm: VmFd,
+    log_enabled: Result<(), String>,
 }
 
 impl Machine {
@@ -163,17 +164,14 @@ impl Machine {
 
     fn with_code(kvm: &Kvm, code: &[u8]) -> Result<Self, GuestError> {
         let vm = kvm.create_vm().map_err(build("making a virtual machine"))?;
-        let ring_enabled = dirty_ring::enable(&vm);
+        let log_enabled = dirty_log::enable(&vm).map_err(|error| error.to_string());
         let memory = Reservation::new(MEMORY_LEN).map_err(build("reserving memory"))?;
         load(&memory, code).map_err(build("loading the guest"))?;
-        kvm::set_memory_slot(&vm, 0, 0, &memory, ring_enabled.is_ok())
+        kvm::set_memory_slot(&vm, 0, 0, &memory, log_enabled.is_ok())
             .map_err(build("setting its memory"))?;
         let vcpu = vm
             .create_vcpu(0)
             .map_err(build("making a virtual processor"))?;
-        let ring = ring_enabled
-            .and_then(|()| DirtyRing::new(&vcpu))
-            .map_err(|error| error.to_string());
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(build("asking for the processor's features"))?;
@@ -182,8 +180,8 @@ impl Machine {
         set_registers(&vcpu)?;
         Ok(Self {
             vcpu,
-            _vm: vm,
-            ring,
+            vm,
+            log_enabled,
         })
     }
 
@@ -203,9 +201,9 @@ impl Machine {
                 let start = Instant::now();
                 let ended = trace(&mut self.vcpu);
                 let took = start.elapsed();
-                let dirty_ring = self.ring.and_then(stack_is_dirty);
+                let dirty_log = self.log_enabled.and_then(|()| stack_is_dirty(&self.vm));
                 // Nobody listens any more when it took too long.
-                let _ = sender.send(ended.map(|()| Outcome { took, dirty_ring }));
+                let _ = sender.send(ended.map(|()| Outcome { took, dirty_log }));
             })
             .map_err(build("starting a thread"))?;
         match receiver.recv_timeout(LIMIT) {
@@ -370,15 +368,15 @@ fn trace(vcpu: &mut VcpuFd) -> Result<(), GuestError> {
     })
 }
 
-/// Whether the ring names the page that `iretq`'s frame was pushed to.
-fn stack_is_dirty(mut ring: DirtyRing) -> Result<(), String> {
-    let stack = usize::try_from(KERNEL_STACK).unwrap_or(0) / crate::memory::PAGE_SIZE - 1;
-    for _ in 0..MAX_EXITS * MAX_EXITS {
-        match ring.collect() {
-            Some(dirty) if dirty.page == stack => return Ok(()),
-            Some(_) => {}
-            None => break,
-        }
+/// Whether the bitmap names the page that `iretq`'s frame was pushed to.
+fn stack_is_dirty(vm: &VmFd) -> Result<(), String> {
+    const PAGES: usize = MEMORY_LEN / PAGE_SIZE;
+    let stack = usize::try_from(KERNEL_STACK).unwrap_or(0) / PAGE_SIZE - 1;
+    let mut words = [0; PAGES.div_ceil(PAGES_PER_WORD)];
+    dirty_log::read(vm, 0, PAGES, &mut words).map_err(|error| error.to_string())?;
+    let word = words.get(stack / PAGES_PER_WORD).copied().unwrap_or(0);
+    if word >> (stack % PAGES_PER_WORD) & 1 == 1 {
+        return Ok(());
     }
     Err("a page that the guest wrote is not in it".to_owned())
 }

@@ -1,6 +1,6 @@
 //! KVM: the device, what it says it can do, and whether a guest really runs.
 
-use kvm_bindings::{KVM_API_VERSION, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_PRE_FAULT_MEMORY};
+use kvm_bindings::{KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_PRE_FAULT_MEMORY};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use snapback_proto::words::chain;
 
@@ -93,7 +93,7 @@ fn guest(kvm: Option<&Kvm>) -> [Check; 3] {
                 "a test guest went from ring 0 to ring 3 and back by syscall in {} µs",
                 outcome.took.as_micros()
             );
-            (Ok(detail), outcome.dirty_ring)
+            (Ok(detail), outcome.dirty_log)
         }
         Err(why) => (Err(why), Err(ring_untried(kvm).to_owned())),
     };
@@ -108,7 +108,7 @@ fn guest(kvm: Option<&Kvm>) -> [Check; 3] {
             remedy(there, OTHER_HOST),
         ),
         check(
-            "kvm-dirty-ring",
+            "kvm-dirty-log",
             Need::Required,
             ring,
             remedy(ran, NEWER_KERNEL),
@@ -123,11 +123,11 @@ fn guest(kvm: Option<&Kvm>) -> [Check; 3] {
 }
 
 fn ring_untried(kvm: Option<&Kvm>) -> &'static str {
-    let cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL.into();
+    let cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into();
     if kvm.is_some_and(|kvm| kvm.check_extension_raw(cap) > 0) {
-        "KVM offers a dirty ring, but no test guest ran to show that it works"
+        "KVM offers a dirty bitmap that is protected by hand, but no test guest ran to show that it works"
     } else {
-        "KVM offers no dirty ring"
+        "KVM offers no dirty bitmap that is protected by hand"
     }
 }
 

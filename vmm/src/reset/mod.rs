@@ -6,7 +6,7 @@
 //!
 //! What there is to put back, in which order and why, is the table in [`inventory`].
 //! Pages come last: setting a processor's registers can make KVM write guest
-//! memory (its clock's page), and the dirty ring names those pages like any other.
+//! memory (its clock's page), and KVM's dirty bitmap names those pages like any other.
 //! Guest time is not set here but when the guest runs again, so that it never
 //! shows how long a machine waited. [`verify`] compares the result.
 
@@ -14,14 +14,13 @@ pub mod inventory;
 pub mod verify;
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use snapback_proto::control::ResetReport;
 
 use crate::memory::{MemoryError, PageSet};
 use crate::supervisor::{Live, RestoreError, Saved};
-use crate::sys::dirty_ring;
 use crate::vcpu::{Order, Stop, Vcpu, VcpuError};
 use inventory::{Part, Parts, chips};
 
@@ -64,6 +63,7 @@ pub fn reset(live: &Live, saved: &Saved, parts: Parts) -> Result<ResetReport, Re
     load(live, saved, parts)?;
     let loaded = Instant::now();
     let (pages, by_vcpu, by_devices) = collect(live, parts)?;
+    let collected = Instant::now();
     live.memory.put_back(&pages)?;
     let end = Instant::now();
     let ns = |from: Instant, to: Instant| u64::try_from((to - from).as_nanos()).unwrap_or(u64::MAX);
@@ -73,6 +73,8 @@ pub fn reset(live: &Live, saved: &Saved, parts: Parts) -> Result<ResetReport, Re
         pages_by_devices: by_devices,
         pause_ns: ns(begin, paused),
         state_ns: ns(paused, loaded),
+        hot_pages: live.memory.hot_pages(),
+        collect_ns: ns(loaded, collected),
         pages_ns: ns(loaded, end),
         total_ns: ns(begin, end),
     })
@@ -110,14 +112,10 @@ pub fn settle(live: &Live) -> Result<(), ResetError> {
 /// vCPUs and devices named. Nothing is named twice: what is left out is forgotten.
 fn collect(live: &Live, parts: Parts) -> Result<(PageSet, u64, u64), ResetError> {
     let (mut pages, mut left_out) = (live.memory.page_set(), live.memory.page_set());
-    let mut by_vcpu = 0;
-    for vcpu in &live.vcpus {
-        let mut dirty = vcpu.dirty().lock().unwrap_or_else(PoisonError::into_inner);
-        dirty.collect();
-        let named = parts.has(Part::PagesOfVcpus);
-        by_vcpu += dirty.take(if named { &mut pages } else { &mut left_out });
-    }
-    dirty_ring::reset_all(&live.board.vm).map_err(ResetError::Tracking)?;
+    let named = parts.has(Part::PagesOfVcpus);
+    let into = if named { &mut pages } else { &mut left_out };
+    let by_vcpu = live.memory.take_guest_writes(&live.board.vm, into);
+    let by_vcpu = by_vcpu.map_err(ResetError::Tracking)?;
     let named = parts.has(Part::PagesOfDevices);
     let into = if named { &mut pages } else { &mut left_out };
     let by_devices = live.memory.take_device_writes(into);

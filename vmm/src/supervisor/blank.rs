@@ -21,10 +21,10 @@ use crate::jail::Jailed;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::poll::HostPoll;
 use crate::step::{StepError, kernel};
-use crate::sys::dirty_ring::{self, DirtyRing};
+use crate::sys::dirty_log;
 use crate::sys::kick;
 use crate::sys::uffd::Uffd;
-use crate::vcpu::{DirtyTracker, Vcpu, VcpuError};
+use crate::vcpu::{Vcpu, VcpuError};
 
 /// Most vCPUs of one machine.
 pub const MAX_VCPUS: u8 = 8;
@@ -119,7 +119,7 @@ impl Blank {
         let device = std::os::fd::AsFd::as_fd(&host.userfaultfd);
         let uffd = Uffd::from_device(device).map_err(kernel("create a userfaultfd"))?;
         let vm = Arc::new(host.kvm.create_vm().map_err(kernel("create a VM"))?);
-        dirty_ring::enable(&vm).map_err(kernel("turn the dirty ring on"))?;
+        dirty_log::enable(&vm).map_err(kernel("have pages protected by hand"))?;
         let host_cpuid =
             cpuid::for_host(&host.kvm, shape.vcpus).map_err(kernel("read the supported CPUID"))?;
         let cpuid = template::of_host(shape.template, &host_cpuid, shape.vcpus)
@@ -135,15 +135,7 @@ impl Blank {
         let memory = GuestMemory::reserve(&vm, shape.memory_mib)?;
         let stopped = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
         let processor = Shape::of(&vm, shape.template, &cpuid);
-        let vcpus = spawn_vcpus(
-            &vm,
-            shape.vcpus,
-            &processor,
-            &cpuid,
-            &memory,
-            &stopped,
-            host.jailed,
-        )?;
+        let vcpus = spawn_vcpus(&vm, shape.vcpus, &processor, &cpuid, &stopped, host.jailed)?;
         Ok(Self {
             shape,
             uffd,
@@ -166,7 +158,6 @@ fn spawn_vcpus(
     count: u8,
     shape: &Shape,
     cpuid: &[CpuidEntryV1],
-    memory: &GuestMemory,
     stopped: &EventFd,
     jailed: Jailed,
 ) -> Result<Vec<Vcpu>, PrepareError> {
@@ -178,19 +169,10 @@ fn spawn_vcpus(
                 .map_err(kernel("create a vCPU"))?;
             cpuid::enforce(&fd).map_err(kernel("confine a vCPU to its CPUID"))?;
             cpuid::show(&fd, cpuid, id).map_err(kernel("set the CPUID"))?;
-            let ring = DirtyRing::new(&fd).map_err(kernel("map a vCPU's dirty ring"))?;
-            let tracker = DirtyTracker::new(ring, memory.page_set());
             let stopped = stopped
                 .try_clone()
                 .map_err(kernel("duplicate an eventfd"))?;
-            Ok(Vcpu::spawn(
-                id,
-                fd,
-                shape.clone(),
-                tracker,
-                stopped,
-                jailed,
-            )?)
+            Ok(Vcpu::spawn(id, fd, shape.clone(), stopped, jailed)?)
         })
         .collect()
 }

@@ -235,20 +235,27 @@ impl BaseView {
         (offset < self.length).then(|| ptr::with_exposed_provenance(self.address + offset))
     }
 
-    /// Copies page `index` over the same page of `memory`. The guest must be
-    /// stopped, and the page must have been written by it before: only then is it
-    /// certain that the file holds the page.
+    /// Copies neighbouring pages over the same pages of `memory`. The guest must be
+    /// stopped, and the pages must have been written by it before: only then is it
+    /// certain that the file holds them.
     ///
     /// # Errors
-    /// `InvalidInput` when there is no such page.
-    pub fn copy_page_to(&self, memory: &Reservation, index: usize) -> io::Result<()> {
-        let (Some(from), Some(to)) = (self.page(index), memory.page(index)) else {
+    /// `InvalidInput` when there are no such pages.
+    pub fn copy_to(&self, memory: &Reservation, pages: Range<usize>) -> io::Result<()> {
+        let Some(last) = pages.end.checked_sub(1).filter(|last| *last >= pages.start) else {
+            return Ok(());
+        };
+        let there = self.page(last).is_some() && memory.page(last).is_some();
+        let (Some(from), Some(to), true) =
+            (self.page(pages.start), memory.page(pages.start), there)
+        else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        // SAFETY: both pointers are the start of a whole mapped page (`page`
-        // checked the bounds, and neither mapping is ever removed), and the two
-        // mappings do not overlap. No Rust reference to either exists.
-        unsafe { ptr::copy_nonoverlapping(from, to, PAGE_SIZE) };
+        // SAFETY: both pointers are the start of a whole mapped page, and so is the
+        // last page in both mappings (`page` checked the bounds, each mapping is
+        // contiguous, and neither is ever removed), so all pages in between are mapped;
+        // the two mappings do not overlap. No Rust reference to either exists.
+        unsafe { ptr::copy_nonoverlapping(from, to, pages.len() * PAGE_SIZE) };
         Ok(())
     }
 
@@ -265,7 +272,7 @@ impl BaseView {
         // first byte only makes the page present.
         unsafe { ptr::read_volatile(own) };
         // SAFETY: both pointers are the start of a whole mapped page, as in
-        // `copy_page_to`; memcmp only reads.
+        // `copy_to`; memcmp only reads.
         Ok(unsafe { libc::memcmp(base.cast(), own.cast(), PAGE_SIZE) } == 0)
     }
 }
@@ -302,10 +309,10 @@ mod tests {
         ram.write_obj(0xff_u8, at).unwrap();
         assert!(!base.page_equals(&memory, 1).unwrap());
         assert!(base.page_equals(&memory, 2).unwrap());
-        base.copy_page_to(&memory, 1).unwrap();
+        base.copy_to(&memory, 1..2).unwrap();
         assert!(base.page_equals(&memory, 1).unwrap());
         assert_eq!(ram.read_obj::<u8>(at).unwrap(), 2);
-        assert!(base.copy_page_to(&memory, 3).is_err());
+        assert!(base.copy_to(&memory, 2..4).is_err());
     }
 
     #[test]

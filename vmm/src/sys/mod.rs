@@ -6,7 +6,7 @@
 #[cfg(test)]
 pub mod allocation;
 pub mod cpu;
-pub mod dirty_ring;
+pub mod dirty_log;
 pub mod fds;
 pub mod jail;
 pub mod kick;

@@ -12,11 +12,9 @@
 //! when it stops.
 
 mod barrier;
-mod dirty;
 mod run;
 mod thread;
 
 pub use barrier::Barrier;
-pub use dirty::DirtyTracker;
 pub use run::{Board, Stop};
 pub use thread::{Order, Report, Vcpu, VcpuError};

@@ -3,14 +3,12 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::{KVM_EXIT_DIRTY_RING_FULL, KVM_INTERNAL_ERROR_EMULATION};
+use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::DirtyTracker;
 use crate::bus::{Bus, Effects, GuestEnd};
 use crate::memory::GuestRam;
-use crate::sys::dirty_ring;
 
 /// What the vCPU threads and the supervisor share of one machine.
 #[derive(Debug, Clone)]
@@ -92,10 +90,9 @@ fn kernel(step: &'static str, error: impl std::fmt::Display) -> Stop {
 }
 
 /// Runs the guest until it stops.
-pub fn run(vcpu: &mut VcpuFd, board: &Board, dirty: &Mutex<DirtyTracker>) -> Stop {
+pub fn run(vcpu: &mut VcpuFd, board: &Board) -> Stop {
     loop {
         let stop = match vcpu.run() {
-            Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => empty_ring(board, dirty),
             Ok(VcpuExit::InternalError) => Some(internal_error(vcpu)),
             Ok(exit) => handle(exit, board),
             Err(errno) => match io::Error::from(errno).kind() {
@@ -140,17 +137,6 @@ fn apply(board: &Board, effects: Effects) -> Option<Stop> {
         return Some(kernel("waking the supervisor", io::Error::last_os_error()));
     }
     effects.ended.map(Stop::Ended)
-}
-
-fn empty_ring(board: &Board, dirty: &Mutex<DirtyTracker>) -> Option<Stop> {
-    dirty
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .collect();
-    match dirty_ring::reset_all(&board.vm) {
-        Ok(_) => None,
-        Err(error) => Some(kernel("KVM_RESET_DIRTY_RINGS", error)),
-    }
 }
 
 fn internal_error(vcpu: &mut VcpuFd) -> Stop {

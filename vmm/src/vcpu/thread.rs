@@ -1,7 +1,7 @@
 //! A vCPU's thread and the handle that the supervisor has of it.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::barrier::{Barrier, Stay};
+use super::run::Broken;
 use super::run::{Board, Stop, run};
-use super::{DirtyTracker, run::Broken};
 use crate::arch::x86_64::boot::EntryPoint;
 use crate::arch::x86_64::clock::{self, HostInstant, VcpuTimeV1};
 use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
@@ -110,7 +110,6 @@ pub struct Vcpu {
     reports: Receiver<Report>,
     kick: KickSwitch,
     thread: JoinHandle<()>,
-    dirty: Arc<Mutex<DirtyTracker>>,
 }
 
 impl Vcpu {
@@ -123,12 +122,10 @@ impl Vcpu {
         id: u8,
         fd: VcpuFd,
         shape: Shape,
-        dirty: DirtyTracker,
         stopped: EventFd,
         jailed: Jailed,
     ) -> Result<Self, VcpuError> {
         let kick = KickSwitch::new(&fd).map_err(kernel("share the vCPU's run page"))?;
-        let dirty = Arc::new(Mutex::new(dirty));
         let (orders, inbox) = channel();
         let (outbox, reports) = channel();
         let worker = Worker {
@@ -136,7 +133,6 @@ impl Vcpu {
             fd,
             shape,
             stay: None,
-            dirty: Arc::clone(&dirty),
             outbox,
             stopped,
         };
@@ -153,14 +149,7 @@ impl Vcpu {
             reports,
             kick,
             thread,
-            dirty,
         })
-    }
-
-    /// The pages that this vCPU wrote.
-    #[must_use]
-    pub fn dirty(&self) -> &Mutex<DirtyTracker> {
-        &self.dirty
     }
 
     /// Gives an order without waiting for its report.
@@ -250,7 +239,6 @@ struct Worker {
     shape: Shape,
     /// While the thread may not leave its processor.
     stay: Option<Stay>,
-    dirty: Arc<Mutex<DirtyTracker>>,
     outbox: Sender<Report>,
     stopped: EventFd,
 }
@@ -328,7 +316,7 @@ impl Worker {
     }
 
     fn run(&mut self, board: &Board) -> Stop {
-        let stop = run(&mut self.fd, board, &self.dirty);
+        let stop = run(&mut self.fd, board);
         if let Some(stay) = self.stay.take() {
             // One that cannot be moved any more is slower, not less safe.
             let _ = stay.release();

@@ -83,7 +83,7 @@ pub const INVENTORY: [Entry; Part::ALL.len()] = [
         "HLT, INIT and SIPI. Last of a vCPU: setting it makes nothing else happen."),
 
     entry(PagesOfVcpus, "memory, written by vCPUs", How::Memory,
-        "Every page in a dirty ring: by the guest's own instructions, and by KVM on a \
+        "Every page in KVM's dirty bitmap: by the guest's own instructions, and by KVM on a \
         vCPU's behalf (accessed bits, clock pages, instructions that it emulates). After \
         the vCPUs, because setting their MSRs writes some."),
     entry(PagesOfDevices, "memory, written by devices", How::Memory,
