@@ -10,7 +10,6 @@
 )]
 
 mod harness;
-#[allow(dead_code, reason = "each test program uses its part")]
 mod tiny;
 mod trace;
 

@@ -8,7 +8,6 @@
 )]
 
 mod harness;
-#[allow(dead_code, reason = "each test program uses its part")]
 mod tiny;
 
 use std::fs::{self, File};
