@@ -249,6 +249,7 @@ mod tests {
             state_ns: 2_000,
             pages_ns: 3_000,
             total_ns: 6_000,
+            ..ResetReport::default()
         };
         Course {
             document,

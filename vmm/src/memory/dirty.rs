@@ -20,6 +20,7 @@ use std::io;
 use kvm_ioctls::VmFd;
 
 use super::PageSet;
+use super::pages::ones;
 use crate::sys::dirty_log::{self, PAGES_PER_WORD};
 
 /// Most hot pages of a machine: what one request can make later resets copy in vain.
@@ -131,10 +132,6 @@ impl Slot {
 
 fn count(word: u64) -> usize {
     usize::try_from(word.count_ones()).unwrap_or(PAGES_PER_WORD)
-}
-
-fn ones(words: &[u64]) -> u64 {
-    words.iter().map(|word| u64::from(word.count_ones())).sum()
 }
 
 #[cfg(test)]

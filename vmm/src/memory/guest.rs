@@ -12,7 +12,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use super::compare;
 use super::dirty::DirtyPages;
 use super::layout::{InvalidSize, Stretch, stretches};
-use super::pages::PageSet;
+use super::pages::{PageSet, ones};
 use super::{GuestRam, PAGE_SIZE};
 use crate::sys::kvm::set_memory_slot;
 use crate::sys::mapping::{BaseView, Reservation, Sharing};
@@ -229,10 +229,7 @@ impl GuestMemory {
         let mut count = 0;
         for (slot, region) in (0_u16..).zip(self.ram.iter()) {
             let words = region.get_mmap().bitmap().get_and_reset();
-            count += words
-                .iter()
-                .map(|word| u64::from(word.count_ones()))
-                .sum::<u64>();
+            count += ones(&words);
             pages.insert_words(slot, &words);
         }
         count

@@ -48,7 +48,9 @@ impl PageSet {
         let Some(slot) = self.slots.get_mut(usize::from(slot)) else {
             return;
         };
-        for (index, (into, from)) in slot.words.iter_mut().zip(words).enumerate() {
+        let some = |(_, (_, from)): &(usize, (&mut u64, &u64))| **from != 0;
+        let pairs = slot.words.iter_mut().zip(words).enumerate();
+        for (index, (into, from)) in pairs.filter(some) {
             let left = slot.pages - index * BITS;
             let mask = if left >= BITS {
                 u64::MAX
@@ -59,20 +61,10 @@ impl PageSet {
         }
     }
 
-    /// Moves all pages of `other`, a set over the same memory, into this one.
-    pub fn absorb(&mut self, other: &mut PageSet) {
-        for (into, from) in self.slots.iter_mut().zip(&mut other.slots) {
-            for (into, from) in into.words.iter_mut().zip(&mut from.words) {
-                *into |= std::mem::take(from);
-            }
-        }
-    }
-
     /// How many pages are in the set.
     #[must_use]
     pub fn len(&self) -> u64 {
-        let words = self.slots.iter().flat_map(|slot| &slot.words);
-        words.map(|word| u64::from(word.count_ones())).sum()
+        self.slots.iter().map(|slot| ones(&slot.words)).sum()
     }
 
     /// Whether the set is empty.
@@ -112,6 +104,13 @@ impl PageSet {
                 })
         })
     }
+}
+
+/// How many bits are set; most words have none.
+#[must_use]
+pub fn ones(words: &[u64]) -> u64 {
+    let some = words.iter().filter(|word| **word != 0);
+    some.map(|word| u64::from(word.count_ones())).sum()
 }
 
 fn set_bits(mut word: u64) -> impl Iterator<Item = usize> {
