@@ -90,9 +90,8 @@ fn the_guest_has_a_source_of_entropy() {
 }
 
 /// Goes from processor to processor and reads the time stamp counter on each (the
-/// code is `rdtsc; shl rdx, 32; or rax, rdx; ret`): which processors it was on, how
-/// often the counter went back, and whether the kernel still trusts it: not when it
-/// found it to disagree with KVM's clock.
+/// code is `rdtsc; shl rdx, 32; or rax, rdx; ret`): which processors it was on, and how
+/// often the counter went back.
 const PROCESSORS: &str = r#"(lambda os, mmap, ctypes: [
     page := mmap.mmap(-1, 4096, prot=7),
     page.write(bytes.fromhex("0f3148c1e2204809d0c3")),
@@ -100,8 +99,7 @@ const PROCESSORS: &str = r#"(lambda os, mmap, ctypes: [
     all := sorted(os.sched_getaffinity(0)),
     seen := [[os.sched_setaffinity(0, [cpu]), tsc()][1] for _ in range(10) for cpu in all],
     os.sched_setaffinity(0, all),
-    sources := open("/sys/devices/system/clocksource/clocksource0/available_clocksource").read(),
-    [all, sum(b <= a for a, b in zip(seen, seen[1:])), "tsc" in sources.split()],
+    [all, sum(b <= a for a, b in zip(seen, seen[1:]))],
 ][-1])(__import__("os"), __import__("mmap"), __import__("ctypes"))"#;
 
 /// Package, core and siblings of each processor, as the guest's kernel sees them.
@@ -138,7 +136,7 @@ fn check_shape(vcpus: u8, memory_mib: u32) {
     machine.reset();
     for round in 0..2 {
         let all: Vec<_> = (0..vcpus).collect();
-        let expected = format!("[{all:?}, 0, True]");
+        let expected = format!("[{all:?}, 0]");
         assert_eq!(machine.look(PROCESSORS), expected, "{shape:?}: {round}");
         println!("{shape:?}: {:?}", machine.reset());
         assert_eq!(machine.differences(), Vec::<String>::new(), "{shape:?}");
@@ -150,7 +148,7 @@ fn check_shape(vcpus: u8, memory_mib: u32) {
 
 #[test]
 fn machines_of_several_vcpus_are_restored_and_reset_as_one() {
-    for vcpus in [2, 3] {
+    for vcpus in [2, 3, 5, 6, 7] {
         check_shape(vcpus, 128);
     }
 }

@@ -9,7 +9,7 @@ use super::range::{Range, range, wide};
 
 /// Kernel command line of a guest that boots to be snapshotted.
 pub const DEFAULT_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 \
-     nomodule random.trust_cpu=on i8042.noaux i8042.nokbd i8042.nopnp no_timer_check \
+     nomodule random.trust_cpu=on tsc=reliable i8042.noaux i8042.nokbd i8042.nopnp no_timer_check \
      mitigations=auto";
 
 /// What a microVM's process may use.

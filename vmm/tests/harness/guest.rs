@@ -162,7 +162,7 @@ impl Booted {
         let disks = [asset("rootfs/python.erofs"), software.disk];
         let (channel, theirs) = stream_pair();
         let (console, serial) = Console::new();
-        let fixed = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 pci=off random.trust_cpu=on";
+        let fixed = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 pci=off random.trust_cpu=on tsc=reliable";
         let command = control::Command::Boot {
             command_line: format!("{fixed} {}", software.arguments),
             devices: extra.devices(),

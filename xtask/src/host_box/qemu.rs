@@ -85,7 +85,7 @@ impl Machine<'_> {
         command.args([
             "-append",
             "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable quiet loglevel=4 \
-             random.trust_cpu=on",
+             no_timer_check random.trust_cpu=on",
         ]);
         command.args(["-serial", &format!("file:{}", option(self.console_log))]);
         command.args(["-device", "virtio-serial-pci"]);
