@@ -103,7 +103,7 @@ pub const MSRS: VcpuPart = VcpuPart {
         into.msrs = msrs::read(from.vcpu, from.msrs)?;
         Ok(())
     },
-    restore: |to| msrs::write(to.vcpu, &to.state.msrs),
+    restore: |to| msrs::write_changed(to.vcpu, &to.state.msrs),
     compare: |now, then| {
         if now.msrs.len() != then.msrs.len() {
             return vec![format!("{}, not {}", now.msrs.len(), then.msrs.len())];
