@@ -1,6 +1,6 @@
 //! Which processor features a guest sees: what KVM supports, less what would
-//! make KVM write guest memory behind the dirty ring's back or tie the guest to
-//! this host.
+//! make KVM write guest memory on its own account, keep state that no reset puts
+//! back, or tie the guest to this host.
 
 use std::io;
 
@@ -31,6 +31,14 @@ pub const MAX_ENTRIES: usize = kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 
 const FEATURES: u32 = 0x1;
 const KVM_FEATURES: u32 = 0x4000_0001;
+const EXTENDED_FEATURES: u32 = 0x8000_0001;
+/// What AMD's virtualization can do (AMD APM volume 3, appendix E.4.9).
+const SVM_FEATURES: u32 = 0x8000_000a;
+
+/// Virtualization within the guest, by Intel (SDM volume 2, CPUID) and by AMD. A vCPU
+/// in a guest of its own has state beyond this machine's (`KVM_GET_NESTED_STATE`).
+const ECX_VMX: u32 = 1 << 5;
+const ECX_SVM: u32 = 1 << 2;
 
 pub(super) const ECX_TSC_DEADLINE: u32 = 1 << 24;
 pub(super) const ECX_HYPERVISOR: u32 = 1 << 31;
@@ -93,7 +101,12 @@ fn adjusted(mut leaf: CpuidEntryV1) -> CpuidEntryV1 {
     match leaf.function {
         // KVM emulates the deadline timer on every processor, but only names it
         // when asked for the capability.
-        FEATURES => leaf.ecx |= ECX_TSC_DEADLINE | ECX_HYPERVISOR,
+        FEATURES => {
+            leaf.ecx |= ECX_TSC_DEADLINE | ECX_HYPERVISOR;
+            leaf.ecx &= !ECX_VMX;
+        }
+        EXTENDED_FEATURES => leaf.ecx &= !ECX_SVM,
+        SVM_FEATURES => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, 0, 0),
         KVM_FEATURES => leaf.eax &= KVM_FEATURE_MASK,
         _ => {}
     }
@@ -203,5 +216,23 @@ mod tests {
             assert_eq!(eax & (1 << bit), 0, "{name}");
         }
         assert_ne!(eax & (1 << 3), 0, "the clock stays");
+    }
+
+    #[test]
+    fn virtualization_within_a_guest_is_left_out() {
+        let all = |function| {
+            adjusted(CpuidEntryV1 {
+                function,
+                eax: u32::MAX,
+                ebx: u32::MAX,
+                ecx: u32::MAX,
+                edx: u32::MAX,
+                ..Default::default()
+            })
+        };
+        assert_eq!(all(FEATURES).ecx, !ECX_VMX);
+        assert_eq!(all(EXTENDED_FEATURES).ecx, !ECX_SVM);
+        let svm = all(SVM_FEATURES);
+        assert_eq!((svm.eax, svm.ebx, svm.ecx, svm.edx), (0, 0, 0, 0));
     }
 }
