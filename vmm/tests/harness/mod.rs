@@ -166,7 +166,7 @@ impl Drop for Vmm {
     }
 }
 
-fn wall_clock_ns() -> u64 {
+pub fn wall_clock_ns() -> u64 {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
