@@ -6,6 +6,7 @@
 mod console;
 mod initramfs;
 mod kernel_image;
+mod processor;
 mod qemu;
 mod scripts;
 
@@ -24,6 +25,7 @@ use crate::job::Job;
 use crate::process::last_lines;
 use console::Ports;
 use kernel_image::KernelImage;
+use processor::Processor;
 use qemu::Machine;
 
 /// How long the box may take until it starts the job.
@@ -70,8 +72,10 @@ pub fn run(
     let console_log = dir.path().join("console");
     let qemu_log = dir.path().join("qemu");
     let ports = Ports::listen(dir.path())?;
+    let processor = Processor::take(cache)?;
     let machine = Machine {
         clock: settings.clock,
+        processor: processor.number(),
         memory_mib: settings.memory_mib,
         kernel: &kernel,
         initramfs: &initramfs,

@@ -45,6 +45,8 @@ impl Clock {
 pub struct Machine<'a> {
     /// How time passes.
     pub clock: Clock,
+    /// The host's processor that all of it runs on: see [`super::processor`].
+    pub processor: usize,
     /// Memory, in MiB.
     pub memory_mib: u32,
     /// The kernel to boot.
@@ -70,7 +72,9 @@ impl Machine<'_> {
     /// machine does too.
     pub fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        command.args(["--pdeathsig", "KILL"]);
+        command.args(["taskset", "--cpu-list", &self.processor.to_string()]);
+        command.arg("qemu-system-x86_64");
         command.args(self.clock.options());
         command.args(["-M", "q35", "-m", &self.memory_mib.to_string()]);
         command.args([
