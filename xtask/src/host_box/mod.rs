@@ -32,7 +32,7 @@ use qemu::Machine;
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// Lines of the kernel's console that are shown when the box fails.
-const CONSOLE_LINES: usize = 30;
+const CONSOLE_LINES: usize = 60;
 
 /// The machine to run a job on, and for how long at most.
 #[derive(Clone, Copy, Debug)]
