@@ -66,7 +66,7 @@ impl Node {
             .collect();
 
         let cgroups = CgroupRoot::open(&config.cgroup)?;
-        let launcher = Launcher::new(vmm_program(&config.paths)?, cgroups);
+        let launcher = Launcher::new(vmm_program(&config.paths)?, cgroups, config.users);
         let pager = Pager::start(config.pager.threads).map_err(StartError::Pager)?;
         let command_line = config.kernel.command_line.clone();
         let executor = Executor::new(

@@ -32,6 +32,7 @@ use snapback_proto::control::{
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{GuestMessage, HostMessage, Identity, Invoke, Resume};
 use snapback_proto::ids::RequestId;
+use snapback_vmm::jail;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
@@ -53,8 +54,14 @@ pub struct Vmm {
 }
 
 impl Vmm {
+    /// Starts one that becomes a user of its own, as an agent does.
     pub fn start() -> Self {
-        Self::start_program(&mut Command::new(env!("CARGO_BIN_EXE_snapback-vmm")))
+        let identity = jail::Identity {
+            uid: 64_321,
+            gid: 64_322,
+        };
+        let mut program = Command::new(env!("CARGO_BIN_EXE_snapback-vmm"));
+        Self::start_program(program.args(identity.arguments()))
     }
 
     /// Starts another program that speaks the same protocol.
