@@ -26,7 +26,6 @@ use crate::virtio::{COMMON_FEATURES, DeviceRestoreError, F_EVENT_IDX};
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 const CHECKSUM: u64 = 1 << 1;
 const TSO4: u64 = 1 << 7;
-const TSO6: u64 = 1 << 8;
 const MERGEABLE: u64 = 1 << 15;
 
 thread_local! {
@@ -131,12 +130,11 @@ fn the_tap_is_told_what_the_driver_takes_over() {
     let all = Offload {
         checksum: true,
         tso4: true,
-        tso6: true,
     };
     for (features, expected) in [
         (0, Offload::default()),
-        (CHECKSUM | TSO4 | TSO6, all),
-        (CHECKSUM | TSO4, Offload { tso6: false, ..all }),
+        (CHECKSUM | TSO4, all),
+        (CHECKSUM, Offload { tso4: false, ..all }),
     ] {
         let mut link = link(features);
         assert_eq!(OFFLOAD.get().0, expected, "{features:#x}");
