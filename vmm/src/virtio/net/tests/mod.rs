@@ -19,7 +19,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use super::*;
 use crate::poll::{HostPoll, Interest};
 use crate::sys::tap::Offload;
-use crate::virtio::testing::{BUFFERS, Desc, Driver, RAM_SIZE, readable, writable};
+use crate::virtio::testing::{
+    BUFFERS, Desc, Driver, RAM_SIZE, assert_survives_hostile_rings, readable, writable,
+};
 use crate::virtio::transport::{MmioDevice, Signals, VirtioRestoreError};
 use crate::virtio::{COMMON_FEATURES, DeviceRestoreError, F_EVENT_IDX};
 
@@ -39,7 +41,8 @@ struct Link {
     poll: HostPoll,
 }
 
-fn cold() -> Link {
+/// A device, the host's end of its link, and who waits for whom.
+fn net() -> (Net, OwnedFd, HostPoll) {
     let (host, tap) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -54,6 +57,11 @@ fn cold() -> Link {
         Ok(())
     };
     let net = Net::on(tap, MAC, &poll.device(1), note).unwrap();
+    (net, host, poll)
+}
+
+fn cold() -> Link {
+    let (net, host, poll) = net();
     Link {
         driver: Driver::cold(net),
         host,
