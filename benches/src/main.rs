@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use snapback_bench::demo::{self, EACH};
 use snapback_bench::invoke;
+use snapback_bench::peers::Programs;
 use snapback_bench::report::Report;
 use snapback_bench::restore;
 
@@ -37,6 +38,15 @@ struct RestoreArguments {
     /// The initramfs of the guest that other VMMs restore; without it there are none.
     #[arg(long, value_name = "FILE")]
     peer_init: Option<PathBuf>,
+    /// Firecracker's program, to be measured as a peer.
+    #[arg(long, value_name = "FILE")]
+    firecracker: Option<PathBuf>,
+    /// Cloud Hypervisor's program, to be measured as a peer.
+    #[arg(long, value_name = "FILE", requires = "pci_kernel")]
+    cloud_hypervisor: Option<PathBuf>,
+    /// The kernel of its guest: the peers' one with virtio over PCI.
+    #[arg(long, value_name = "FILE")]
+    pci_kernel: Option<PathBuf>,
 }
 
 /// What every benchmark is told.
@@ -100,6 +110,10 @@ fn measure_restore(arguments: RestoreArguments) -> Result<ExitCode> {
         bin_dir: common.bin_dir,
         functions: common.functions,
         peer_init: arguments.peer_init,
+        peers: Programs {
+            firecracker: arguments.firecracker,
+            cloud_hypervisor: arguments.cloud_hypervisor.zip(arguments.pci_kernel),
+        },
         quick: common.quick,
     }));
     present(&report, common.plot, common.json)
