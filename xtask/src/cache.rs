@@ -5,8 +5,9 @@
 //! complete; a lock per entry keeps two runs from making the same one twice.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use tempfile::TempDir;
@@ -174,11 +175,14 @@ impl Cache {
             return;
         };
         for entry in entries.flatten() {
+            // Not its time of modification: unpacking a package sets that to the archive's,
+            // and another run would lose what it is unpacking.
             let age = entry
                 .metadata()
-                .and_then(|metadata| metadata.modified())
                 .ok()
-                .and_then(|modified| SystemTime::now().duration_since(modified).ok());
+                .and_then(|metadata| u64::try_from(metadata.ctime()).ok())
+                .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds))
+                .and_then(|changed| SystemTime::now().duration_since(changed).ok());
             if age.is_some_and(|age| age > STALE_SCRATCH) {
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -241,6 +245,20 @@ mod tests {
             .entry("thing", &key, |_, _| anyhow::bail!("made twice"))
             .unwrap();
         assert_eq!(place, again);
+    }
+
+    #[test]
+    fn what_another_run_is_making_is_not_swept_whatever_time_it_shows() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path()).unwrap();
+        let scratch = cache.scratch().unwrap();
+        let archives = SystemTime::now() - 2 * STALE_SCRATCH;
+        File::open(scratch.path())
+            .unwrap()
+            .set_modified(archives)
+            .unwrap();
+        Cache::at(dir.path()).unwrap();
+        assert!(scratch.path().exists());
     }
 
     #[test]
