@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use snapback_bench::demo::{self, EACH};
 use snapback_bench::invoke;
 use snapback_bench::report::Report;
-use snapback_bench::restore;
+use snapback_bench::{reset, restore};
 
 /// Measurements of Snapback.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Demo(DemoArguments),
     /// Measure how long a request waits for a microVM that does not exist.
     Restore(RestoreArguments),
+    /// Measure what it costs to put a microVM back to its snapshot.
+    Reset(ResetArguments),
     /// Measure what a request costs whose microVM is there.
     Invoke(Measurement),
 }
@@ -37,6 +39,15 @@ struct RestoreArguments {
     /// The initramfs of the guest that other VMMs restore; without it there are none.
     #[arg(long, value_name = "FILE")]
     peer_init: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ResetArguments {
+    #[command(flatten)]
+    measurement: Measurement,
+    /// The initramfs of the guest that writes pages.
+    #[arg(long, value_name = "FILE")]
+    dirty_init: PathBuf,
 }
 
 /// What every benchmark is told.
@@ -89,6 +100,7 @@ fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => show(arguments),
         Command::Restore(arguments) => measure_restore(arguments),
+        Command::Reset(arguments) => measure_reset(arguments),
         Command::Invoke(common) => measure_invoke(common),
     }
 }
@@ -102,6 +114,18 @@ fn measure_restore(arguments: RestoreArguments) -> Result<ExitCode> {
         peer_init: arguments.peer_init,
         quick: common.quick,
     }));
+    present(&report, common.plot, common.json)
+}
+
+fn measure_reset(arguments: ResetArguments) -> Result<ExitCode> {
+    let common = arguments.measurement;
+    let report = reset::run(&reset::Options {
+        assets: common.assets,
+        bin_dir: common.bin_dir,
+        functions: common.functions,
+        dirty_init: arguments.dirty_init,
+        quick: common.quick,
+    });
     present(&report, common.plot, common.json)
 }
 

@@ -10,6 +10,7 @@
 //! says whether the VMM's process already waited for it.
 
 mod dial;
+mod loadvm;
 mod qemu;
 
 use std::io;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use dial::Dial;
+pub use loadvm::loadvm;
 pub use qemu::qemu;
 
 /// How long a peer may take for anything.

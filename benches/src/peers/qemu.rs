@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use super::{Dial, Guest, PATIENCE, PeerError};
 use crate::report::{Peer, Samples, milliseconds};
 
-const PEER: &str = "qemu";
+pub(super) const PEER: &str = "qemu";
 const PROGRAM: &str = "qemu-system-x86_64";
 /// Above the context ids that are taken (vsock(7)).
 const CID: u32 = 42;
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 nomodule \
      random.trust_cpu=on i8042.noaux i8042.nokbd";
 
-fn prepare(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> PeerError {
+pub(super) fn prepare(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> PeerError {
     let doing = doing.into();
     move |source| PeerError::Prepare {
         peer: PEER,
@@ -57,7 +57,7 @@ pub fn qemu(guest: &Guest, rounds: usize) -> Result<Peer, PeerError> {
 }
 
 /// The host's side of a guest's vsock is a module that nothing else loads.
-fn load_vsock() -> Result<(), PeerError> {
+pub(super) fn load_vsock() -> Result<(), PeerError> {
     const DEVICE: &str = "/dev/vhost-vsock";
     if Path::new(DEVICE).exists() {
         return Ok(());
@@ -76,7 +76,7 @@ fn load_vsock() -> Result<(), PeerError> {
     })
 }
 
-fn version() -> Result<String, PeerError> {
+pub(super) fn version() -> Result<String, PeerError> {
     let output = Command::new(PROGRAM)
         .arg("--version")
         .output()
@@ -134,7 +134,7 @@ fn restore(guest: &Guest, waiting: bool) -> Result<(f64, f64), PeerError> {
 }
 
 /// A QEMU process; it is killed when it is dropped.
-struct Machine {
+pub(super) struct Machine {
     process: Child,
     socket: PathBuf,
 }
@@ -149,6 +149,15 @@ impl Drop for Machine {
 
 impl Machine {
     fn start(guest: &Guest, more: &[&str]) -> Result<Self, PeerError> {
+        Self::start_with(guest, false, more)
+    }
+
+    /// With its memory as its own (`private`), or in its file.
+    pub(super) fn start_with(
+        guest: &Guest,
+        private: bool,
+        more: &[&str],
+    ) -> Result<Self, PeerError> {
         let socket = guest.scratch.join("qmp");
         match fs::remove_file(&socket) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -159,7 +168,7 @@ impl Machine {
         let log = fs::File::create(guest.scratch.join("qemu.log"))
             .map_err(prepare("write QEMU's log"))?;
         let process = Command::new(PROGRAM)
-            .args(arguments(guest, &socket))
+            .args(arguments(guest, &socket, private))
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -169,7 +178,7 @@ impl Machine {
         Ok(Self { process, socket })
     }
 
-    fn answers(&self, line: &str) -> Result<(), PeerError> {
+    pub(super) fn answers(&self, line: &str) -> Result<(), PeerError> {
         Dial::Vsock { cid: CID }
             .ask(line, PATIENCE)
             .map(drop)
@@ -177,7 +186,7 @@ impl Machine {
     }
 
     /// Connects to the process as soon as it listens.
-    fn control(&self) -> Result<Control, PeerError> {
+    pub(super) fn control(&self) -> Result<Control, PeerError> {
         let begin = Instant::now();
         loop {
             match UnixStream::connect(&self.socket) {
@@ -191,8 +200,16 @@ impl Machine {
     }
 }
 
-fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
+fn arguments(guest: &Guest, socket: &Path, private: bool) -> Vec<String> {
     let memory = guest.memory_mib;
+    let backend = if private {
+        format!("memory-backend-ram,id=ram,size={memory}M")
+    } else {
+        format!(
+            "memory-backend-file,id=ram,size={memory}M,share=on,mem-path={}",
+            memory_file(guest).display()
+        )
+    };
     let disk = |id: &str, path: &Path| {
         [
             "-drive".to_owned(),
@@ -226,10 +243,7 @@ fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
         "-m".to_owned(),
         format!("{memory}"),
         "-object".to_owned(),
-        format!(
-            "memory-backend-file,id=ram,size={memory}M,share=on,mem-path={}",
-            memory_file(guest).display()
-        ),
+        backend,
         "-kernel".to_owned(),
         guest.kernel.display().to_string(),
         "-initrd".to_owned(),
@@ -245,7 +259,7 @@ fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
 }
 
 /// QEMU's machine protocol.
-struct Control {
+pub(super) struct Control {
     reader: BufReader<UnixStream>,
     /// Names of the events that came before an answer.
     events: Vec<String>,
@@ -290,7 +304,7 @@ impl Control {
         }
     }
 
-    fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, PeerError> {
+    pub(super) fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, PeerError> {
         self.events.clear();
         let mut text = json!({ "execute": name, "arguments": arguments }).to_string();
         text.push('\n');
@@ -332,7 +346,7 @@ fn event_name(message: &Value) -> Option<String> {
     Some(message.get("event")?.as_str()?.to_owned())
 }
 
-fn refused(command: &str, answer: &Value) -> PeerError {
+pub(super) fn refused(command: &str, answer: &Value) -> PeerError {
     PeerError::Refused {
         peer: PEER,
         command: command.to_owned(),
