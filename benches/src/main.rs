@@ -11,7 +11,7 @@ use snapback_bench::demo::{self, EACH};
 use snapback_bench::invoke;
 use snapback_bench::peers::Programs;
 use snapback_bench::report::Report;
-use snapback_bench::restore;
+use snapback_bench::{reset, restore};
 
 /// Measurements of Snapback.
 #[derive(Debug, Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Demo(DemoArguments),
     /// Measure how long a request waits for a microVM that does not exist.
     Restore(RestoreArguments),
+    /// Measure what it costs to put a microVM back to its snapshot.
+    Reset(ResetArguments),
     /// Measure what a request costs whose microVM is there.
     Invoke(Measurement),
 }
@@ -47,6 +49,15 @@ struct RestoreArguments {
     /// The kernel of its guest: the peers' one with virtio over PCI.
     #[arg(long, value_name = "FILE")]
     pci_kernel: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ResetArguments {
+    #[command(flatten)]
+    measurement: Measurement,
+    /// The initramfs of the guest that writes pages.
+    #[arg(long, value_name = "FILE")]
+    dirty_init: PathBuf,
 }
 
 /// What every benchmark is told.
@@ -99,6 +110,7 @@ fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => show(arguments),
         Command::Restore(arguments) => measure_restore(arguments),
+        Command::Reset(arguments) => measure_reset(arguments),
         Command::Invoke(common) => measure_invoke(common),
     }
 }
@@ -116,6 +128,18 @@ fn measure_restore(arguments: RestoreArguments) -> Result<ExitCode> {
         },
         quick: common.quick,
     }));
+    present(&report, common.plot, common.json)
+}
+
+fn measure_reset(arguments: ResetArguments) -> Result<ExitCode> {
+    let common = arguments.measurement;
+    let report = reset::run(&reset::Options {
+        assets: common.assets,
+        bin_dir: common.bin_dir,
+        functions: common.functions,
+        dirty_init: arguments.dirty_init,
+        quick: common.quick,
+    });
     present(&report, common.plot, common.json)
 }
 

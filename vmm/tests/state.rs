@@ -133,6 +133,7 @@ fn each_part_of_a_processor_restores() {
                     shape,
                     state,
                     parts,
+                    alone: true,
                 };
                 vcpu::restore(&to).unwrap();
             },

@@ -27,8 +27,6 @@ const DEMO_LIMIT: Duration = Duration::from_secs(900);
 const BENCH_LIMIT: Duration = Duration::from_secs(5400);
 /// Fifty microVMs at once, and two copies of a peer's memory.
 const BENCH_MEMORY_MIB: u32 = 8192;
-/// PID 1 of the guest that the peers restore.
-const PEER_PACKAGE: &str = "snapback-peer-init";
 
 /// Functions that are programs: the folder in `benches/functions`, the package.
 const FUNCTIONS: [(&str, &str); 1] = [("noop-rust", "snapback-bench-noop")];
@@ -38,6 +36,8 @@ const FUNCTIONS: [(&str, &str); 1] = [("noop-rust", "snapback-bench-noop")];
 pub enum Benchmark {
     /// How long a request waits for a microVM that does not exist.
     Restore,
+    /// What it costs to put a microVM back to its snapshot.
+    Reset,
     /// What a request costs whose microVM is there.
     Invoke,
 }
@@ -46,7 +46,17 @@ impl Benchmark {
     const fn name(self) -> &'static str {
         match self {
             Self::Restore => "restore",
+            Self::Reset => "reset",
             Self::Invoke => "invoke",
+        }
+    }
+
+    /// PID 1 of a guest of its own, if it has one: the flag and the package.
+    const fn guest(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Restore => Some(("--peer-init", "snapback-peer-init")),
+            Self::Reset => Some(("--dirty-init", "snapback-dirty-init")),
+            Self::Invoke => None,
         }
     }
 }
@@ -97,10 +107,12 @@ pub fn bench(benchmark: Benchmark, quick: bool, files: &Files, clock: Clock) -> 
     packages::ensure()?;
     let (mut words, mut visible) = (vec![benchmark.name().to_owned()], Vec::new());
     words.extend(["--functions".to_owned(), path_word(&functions()?)]);
+    if let Some((flag, package)) = benchmark.guest() {
+        let image = workspace::target().join(format!("{package}.cpio"));
+        initramfs::make(package, &image)?;
+        words.extend([flag.to_owned(), path_word(&image)]);
+    }
     if benchmark == Benchmark::Restore {
-        let image = workspace::target().join("peer-init.cpio");
-        initramfs::make(PEER_PACKAGE, &image)?;
-        words.extend(["--peer-init".to_owned(), path_word(&image)]);
         let peers = peers::find(&Cache::open()?)?;
         words.extend(peers.words);
         visible = peers.visible;

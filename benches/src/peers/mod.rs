@@ -21,6 +21,7 @@ mod cloud_hypervisor;
 mod dial;
 mod firecracker;
 mod http;
+mod loadvm;
 mod process;
 mod qemu;
 
@@ -36,6 +37,7 @@ use crate::report::{Peer, Samples, milliseconds};
 pub use cloud_hypervisor::CloudHypervisor;
 pub use dial::Dial;
 pub use firecracker::Firecracker;
+pub use loadvm::loadvm;
 pub use qemu::Qemu;
 
 /// How long a peer may take for anything.

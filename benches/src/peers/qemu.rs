@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use super::process::{Process, remove};
 use super::{CID, Dial, Guest, PATIENCE, PeerError, Start, Times, Vmm};
 
-const PEER: &str = "qemu";
+pub(super) const PEER: &str = "qemu";
 const PROGRAM: &str = "qemu-system-x86_64";
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 nomodule \
      random.trust_cpu=on i8042.noaux i8042.nokbd";
 
-fn prepare(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> PeerError {
+pub(super) fn prepare(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> PeerError {
     super::prepare(PEER, doing)
 }
 
@@ -47,7 +47,7 @@ impl Vmm for Qemu {
 }
 
 /// The host's side of a guest's vsock is a module that nothing else loads.
-fn load_vsock() -> Result<(), PeerError> {
+pub(super) fn load_vsock() -> Result<(), PeerError> {
     const DEVICE: &str = "/dev/vhost-vsock";
     if Path::new(DEVICE).exists() {
         return Ok(());
@@ -66,7 +66,7 @@ fn load_vsock() -> Result<(), PeerError> {
     })
 }
 
-fn version() -> Result<String, PeerError> {
+pub(super) fn version() -> Result<String, PeerError> {
     let output = Command::new(PROGRAM)
         .arg("--version")
         .output()
@@ -91,7 +91,7 @@ fn state_file(guest: &Guest) -> PathBuf {
 /// Boots once and leaves memory and state in their files.
 fn save(guest: &Guest) -> Result<(), PeerError> {
     let mut machine = Machine::start(guest, &[])?;
-    machine.answers(Instant::now())?;
+    machine.times(Instant::now())?;
     let mut control = machine.control()?;
     control.ignore_shared_memory()?;
     let target = format!("exec:cat > {}", state_file(guest).display());
@@ -116,32 +116,46 @@ fn restore(guest: &Guest, start: Start) -> Result<Times, PeerError> {
     control.command("migrate-incoming", &json!({ "uri": source }))?;
     // A connection that is made earlier may be lost with the transport's reset.
     control.wait_for_event("RESUME")?;
-    machine.answers(begin)
+    machine.times(begin)
 }
 
 /// A QEMU process with its control socket.
-struct Machine {
+pub(super) struct Machine {
     process: Process,
     socket: PathBuf,
 }
 
 impl Machine {
     fn start(guest: &Guest, more: &[&str]) -> Result<Self, PeerError> {
+        Self::start_with(guest, false, more)
+    }
+
+    /// With its memory as its own (`private`), or in its file.
+    pub(super) fn start_with(
+        guest: &Guest,
+        private: bool,
+        more: &[&str],
+    ) -> Result<Self, PeerError> {
         let socket = guest.scratch.join("qmp");
         remove(PEER, &socket)?;
         let mut command = Command::new(PROGRAM);
-        command.args(arguments(guest, &socket)).args(more);
+        command.args(arguments(guest, &socket, private)).args(more);
         let process = Process::start(PEER, &mut command, &guest.scratch.join("qemu.log"))?;
         Ok(Self { process, socket })
     }
 
-    fn answers(&mut self, begin: Instant) -> Result<Times, PeerError> {
-        let dial = Dial::Vsock { cid: CID };
-        Times::of(begin, |line| self.process.answers(&dial, line, PATIENCE))
+    /// Waits until the guest answers `line`.
+    pub(super) fn answers(&mut self, line: &str) -> Result<(), PeerError> {
+        self.process
+            .answers(&Dial::Vsock { cid: CID }, line, PATIENCE)
+    }
+
+    fn times(&mut self, begin: Instant) -> Result<Times, PeerError> {
+        Times::of(begin, |line| self.answers(line))
     }
 
     /// Connects to the process as soon as it listens.
-    fn control(&mut self) -> Result<Control, PeerError> {
+    pub(super) fn control(&mut self) -> Result<Control, PeerError> {
         let begin = Instant::now();
         loop {
             match UnixStream::connect(&self.socket) {
@@ -156,8 +170,16 @@ impl Machine {
     }
 }
 
-fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
+fn arguments(guest: &Guest, socket: &Path, private: bool) -> Vec<String> {
     let memory = guest.memory_mib;
+    let backend = if private {
+        format!("memory-backend-ram,id=ram,size={memory}M")
+    } else {
+        format!(
+            "memory-backend-file,id=ram,size={memory}M,share=on,mem-path={}",
+            memory_file(guest).display()
+        )
+    };
     let disk = |id: &str, path: &Path| {
         [
             "-drive".to_owned(),
@@ -191,10 +213,7 @@ fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
         "-m".to_owned(),
         format!("{memory}"),
         "-object".to_owned(),
-        format!(
-            "memory-backend-file,id=ram,size={memory}M,share=on,mem-path={}",
-            memory_file(guest).display()
-        ),
+        backend,
         "-kernel".to_owned(),
         guest.kernel.display().to_string(),
         "-initrd".to_owned(),
@@ -210,7 +229,7 @@ fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
 }
 
 /// QEMU's machine protocol.
-struct Control {
+pub(super) struct Control {
     reader: BufReader<UnixStream>,
     /// Names of the events that came before an answer.
     events: Vec<String>,
@@ -255,7 +274,7 @@ impl Control {
         }
     }
 
-    fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, PeerError> {
+    pub(super) fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, PeerError> {
         self.events.clear();
         let mut text = json!({ "execute": name, "arguments": arguments }).to_string();
         text.push('\n');
@@ -297,7 +316,7 @@ fn event_name(message: &Value) -> Option<String> {
     Some(message.get("event")?.as_str()?.to_owned())
 }
 
-fn refused(command: &str, answer: &Value) -> PeerError {
+pub(super) fn refused(command: &str, answer: &Value) -> PeerError {
     PeerError::Refused {
         peer: PEER,
         command: command.to_owned(),

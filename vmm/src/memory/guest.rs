@@ -12,7 +12,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use super::compare;
 use super::dirty::DirtyPages;
 use super::layout::{InvalidSize, Stretch, stretches};
-use super::pages::{PageSet, ones};
+use super::pages::PageSet;
 use super::{GuestRam, PAGE_SIZE};
 use crate::sys::kvm::set_memory_slot;
 use crate::sys::mapping::{BaseView, Reservation, Sharing};
@@ -206,11 +206,11 @@ impl GuestMemory {
     }
 
     /// Adds the pages to `pages` that the guest, or KVM for it, wrote, and has further
-    /// writes named again; see [`DirtyPages::collect`]. Returns how many there were.
+    /// writes named again; see [`DirtyPages::collect`].
     ///
     /// # Errors
     /// What KVM reports.
-    pub fn take_guest_writes(&self, vm: &VmFd, pages: &mut PageSet) -> io::Result<u64> {
+    pub fn take_guest_writes(&self, vm: &VmFd, pages: &mut PageSet) -> io::Result<()> {
         self.dirty().collect(vm, pages)
     }
 
@@ -228,9 +228,10 @@ impl GuestMemory {
     pub fn take_device_writes(&self, pages: &mut PageSet) -> u64 {
         let mut count = 0;
         for (slot, region) in (0_u16..).zip(self.ram.iter()) {
-            let words = region.get_mmap().bitmap().get_and_reset();
-            count += ones(&words);
-            pages.insert_words(slot, &words);
+            region.get_mmap().bitmap().take(|index, word| {
+                count += u64::from(word.count_ones());
+                pages.insert_word(slot, index, word);
+            });
         }
         count
     }
@@ -240,15 +241,14 @@ impl GuestMemory {
     /// # Errors
     /// When the machine was not restored from a snapshot.
     pub fn put_back(&self, pages: &PageSet) -> Result<(), MemoryError> {
-        for (slot, run) in pages.runs() {
+        let copied = pages.each_run(|slot, run| {
             let part = self.parts.get(usize::from(slot));
             let Some((part, base)) = part.and_then(|p| Some((p, p.base.as_ref()?))) else {
-                return Err(kernel("copy a page back")(io::ErrorKind::NotFound.into()));
+                return Err(io::ErrorKind::NotFound.into());
             };
             base.copy_to(&part.reservation, run)
-                .map_err(kernel("copy pages back"))?;
-        }
-        Ok(())
+        });
+        copied.map_err(kernel("copy pages back"))
     }
 
     /// Guest-physical addresses of pages that differ from the snapshot, at most

@@ -4,6 +4,7 @@
 //! * [`guest`]: the memory of one machine.
 //! * [`compare`]: what differs from the snapshot.
 //! * [`dirty`]: what the guest wrote.
+//! * [`writes`]: what devices wrote.
 //! * [`pages`]: sets of pages.
 
 mod compare;
@@ -11,16 +12,16 @@ pub mod dirty;
 pub mod guest;
 pub mod layout;
 pub mod pages;
+pub mod writes;
 
 use vm_memory::GuestMemoryMmap;
-use vm_memory::bitmap::AtomicBitmap;
 
 pub use guest::{GuestMemory, MemoryError};
 pub use pages::PageSet;
+pub use writes::DeviceWrites;
 
-/// The guest's memory as devices see it. Writes through it are recorded in the
-/// devices' dirty bitmap, one bit per [`PAGE_SIZE`] page.
-pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
+/// The guest's memory as devices see it. Writes through it are recorded.
+pub type GuestRam = GuestMemoryMmap<DeviceWrites>;
 
 /// The unit of paging, dirty tracking and reset, in bytes.
 pub const PAGE_SIZE: usize = 4096;

@@ -172,7 +172,7 @@ fn spawn_vcpus(
             let stopped = stopped
                 .try_clone()
                 .map_err(kernel("duplicate an eventfd"))?;
-            Ok(Vcpu::spawn(id, fd, shape.clone(), stopped, jailed)?)
+            Ok(Vcpu::spawn(vm, id, fd, shape.clone(), stopped, jailed)?)
         })
         .collect()
 }

@@ -21,7 +21,7 @@ use crate::reset::inventory::{Parts, start};
 use crate::step::{StepError, kernel};
 use crate::supervisor::Saved;
 use crate::sys::uffd::Uffd;
-use crate::vcpu::{Barrier, Board, Order, Vcpu, VcpuError};
+use crate::vcpu::{Barrier, Board, Vcpu, VcpuError};
 use crate::virtio::block::{Block, OpenError};
 use crate::virtio::net::{self, Net};
 use crate::virtio::vsock::Vsock;
@@ -128,7 +128,8 @@ impl Live {
             work: Arc::new(work),
         };
         if *cpuid != *blank.cpuid {
-            show(&blank.vcpus, &cpuid)?;
+            let mut vcpus = blank.vcpus.iter();
+            vcpus.try_for_each(|vcpu| vcpu.show_cpuid(&cpuid))?;
         }
         Ok(Self {
             board,
@@ -165,7 +166,7 @@ impl Live {
         // A guest that boots reads the id when it comes to it.
         let _ = vmgenid::renew(&self.board.ram)?;
         for vcpu in &self.vcpus {
-            vcpu.order(Order::Run(self.board.clone()))?;
+            vcpu.run(self.board.clone())?;
         }
         Ok(())
     }
@@ -181,7 +182,7 @@ impl Live {
         start::give(self, saved, parts)?;
         self.vcpus
             .iter()
-            .try_for_each(|vcpu| vcpu.order(Order::Run(self.board.clone())))?;
+            .try_for_each(|vcpu| vcpu.run(self.board.clone()))?;
         Ok(())
     }
 
@@ -191,7 +192,7 @@ impl Live {
     /// When KVM refuses or a vCPU's thread is gone.
     pub fn forget_predictions(&self, barrier: &Arc<Barrier>) -> Result<(), VcpuError> {
         for vcpu in &self.vcpus {
-            vcpu.order(Order::ForgetPredictions(Arc::clone(barrier)))?;
+            vcpu.forget_predictions(Arc::clone(barrier))?;
         }
         self.vcpus.iter().try_for_each(Vcpu::done)
     }
@@ -211,19 +212,8 @@ impl Live {
     /// When one does not stop in time, or stopped for a reason of its own.
     pub fn pause(&self) -> Result<(), VcpuError> {
         self.vcpus.iter().try_for_each(Vcpu::kick)?;
-        self.vcpus.iter().try_for_each(Vcpu::paused)?;
-        // The stops were asked for: they are no news.
-        let _ = self.stopped.read();
-        Ok(())
+        self.vcpus.iter().try_for_each(Vcpu::paused)
     }
-}
-
-/// Shows the guest a table other than the one that its vCPUs were prepared with.
-fn show(vcpus: &[Vcpu], cpuid: &Arc<[CpuidEntryV1]>) -> Result<(), VcpuError> {
-    vcpus
-        .iter()
-        .try_for_each(|vcpu| vcpu.order(Order::ShowCpuid(Arc::clone(cpuid))))?;
-    vcpus.iter().try_for_each(Vcpu::done)
 }
 
 fn open_disk(index: usize, files: DiskFiles) -> Result<Block, OpenError> {

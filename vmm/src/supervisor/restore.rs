@@ -14,7 +14,7 @@ use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
 use crate::memory::MemoryError;
 use crate::reset::inventory::Parts;
 use crate::reset::load;
-use crate::vcpu::{Order, VcpuError};
+use crate::vcpu::VcpuError;
 
 /// A machine could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +61,7 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
         .map_err(StartError::Channel)?;
     // The others wait for the first one to start them (Intel SDM volume 3, 9.4).
     if let Some(first) = live.vcpus.first() {
-        first.order(Order::Start(entry))?;
-        first.done()?;
+        first.enter(entry)?;
     }
     live.start()?;
     Ok((live, machine))

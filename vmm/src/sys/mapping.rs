@@ -13,11 +13,11 @@ use std::ptr;
 
 use vm_memory::GuestAddress;
 use vm_memory::GuestRegionMmap;
-use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::bitmap::NewBitmap as _;
 use vm_memory::mmap::MmapRegionBuilder;
 
 use super::memfd;
-use crate::memory::PAGE_SIZE;
+use crate::memory::{DeviceWrites, PAGE_SIZE};
 
 /// A range of the process's addresses that belongs to guest memory for as long
 /// as the process lives.
@@ -117,9 +117,8 @@ impl Reservation {
     ///
     /// # Errors
     /// `InvalidInput` when vm-memory does not accept the geometry.
-    pub fn region(&self, base: GuestAddress) -> io::Result<GuestRegionMmap<AtomicBitmap>> {
-        let page = std::num::NonZeroUsize::new(PAGE_SIZE).ok_or(io::ErrorKind::InvalidInput)?;
-        let bitmap = AtomicBitmap::new(self.length, page);
+    pub fn region(&self, base: GuestAddress) -> io::Result<GuestRegionMmap<DeviceWrites>> {
+        let bitmap = DeviceWrites::with_len(self.length);
         let builder = MmapRegionBuilder::new_with_bitmap(self.length, bitmap)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_PRIVATE);

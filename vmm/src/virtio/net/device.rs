@@ -188,7 +188,6 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&mut self) {
-        self.mute();
         self.rx_starved = false;
         self.tx_blocked = false;
         self.broken = None;
