@@ -65,6 +65,8 @@ pub struct Init {
     pub environment: Vec<(String, String)>,
     /// Wall clock of the host, in nanoseconds since the Unix epoch.
     pub wall_clock_ns: u64,
+    /// What `/tmp` may hold, in MiB.
+    pub ephemeral_storage_mib: u32,
 }
 
 /// Lambda's `LogFormat`.

@@ -46,6 +46,9 @@ impl Guest {
     fn on_init(&mut self, init: Init) -> Result<(), GuestError> {
         self.expect(Event::Init)?;
         set_clock(self.machine.as_mut(), init.wall_clock_ns)?;
+        self.machine
+            .bound_tmp(init.ephemeral_storage_mib)
+            .map_err(GuestError::during("bound /tmp"))?;
         if init.vsock == VsockAccess::Denied {
             seccomp::deny_vsock().map_err(GuestError::during("close vsock"))?;
         }
