@@ -45,6 +45,10 @@ const MAX_DESCRIPTION: usize = 256;
 const MAX_HANDLER: usize = 128;
 /// Least memory, in MiB: less does not boot a guest with a runtime.
 const MIN_MEMORY_MB: u32 = 64;
+/// Room in `/tmp`, in MiB: Lambda's default, least and most.
+const DEFAULT_STORAGE_MB: u32 = 512;
+const MIN_STORAGE_MB: u32 = 64;
+const MAX_STORAGE_MB: u32 = 10_240;
 /// Longest timeout, in seconds.
 const MAX_TIMEOUT_S: u32 = 900;
 /// Names and values of all environment variables together, in bytes.
@@ -87,6 +91,11 @@ pub struct FunctionConfig {
     /// How long a request may run, in seconds.
     #[serde(default = "default_timeout")]
     pub timeout_s: u32,
+    /// How much `/tmp` may hold, in MiB, from 64 to 10,240. It is in memory, so at most half of
+    /// `memory_mb`; when it is not said, that half, or 512 if that is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 64, maximum = 10240)]
+    pub ephemeral_storage_mb: Option<u32>,
     /// Which processor its guests see: `host` for everything that this host has, or
     /// `x86-64-v2`, `-v3`, `-v4` for a snapshot that other hosts can restore.
     #[serde(default)]
@@ -146,6 +155,21 @@ pub enum InvalidFunction {
         /// The most that this host allows.
         most: u32,
     },
+    /// `/tmp` cannot be of that size.
+    #[error("ephemeral_storage_mb is {0}, and must be from {MIN_STORAGE_MB} to {MAX_STORAGE_MB}")]
+    Storage(u32),
+    /// `/tmp` is in memory, and there is too little of it.
+    #[error(
+        "ephemeral_storage_mb is {storage_mb}, and /tmp is in memory, of which it may take half: \
+         memory_mb is {memory_mb}, and would have to be {} or more",
+        storage_mb.saturating_mul(2)
+    )]
+    StorageInMemory {
+        /// What was asked for.
+        storage_mb: u32,
+        /// The function's memory.
+        memory_mb: u32,
+    },
     /// The timeout is zero or too long.
     #[error("timeout_s is {0}, and must be from 1 to {MAX_TIMEOUT_S}")]
     Timeout(u32),
@@ -163,13 +187,14 @@ fn known_runtimes() -> String {
 
 impl FunctionConfig {
     /// All keys of a description.
-    pub const KEYS: [&str; 10] = [
+    pub const KEYS: [&str; 11] = [
         "name",
         "description",
         "runtime",
         "handler",
         "memory_mb",
         "timeout_s",
+        "ephemeral_storage_mb",
         "cpu_template",
         "environment",
         "layers",
@@ -205,6 +230,17 @@ impl FunctionConfig {
                 memory_mb,
                 most: max_memory_mib,
             });
+        }
+        if let Some(storage_mb) = self.ephemeral_storage_mb {
+            if !(MIN_STORAGE_MB..=MAX_STORAGE_MB).contains(&storage_mb) {
+                return Err(InvalidFunction::Storage(storage_mb));
+            }
+            if storage_mb > self.memory_mb / 2 {
+                return Err(InvalidFunction::StorageInMemory {
+                    storage_mb,
+                    memory_mb: self.memory_mb,
+                });
+            }
         }
         if !(1..=MAX_TIMEOUT_S).contains(&self.timeout_s) {
             return Err(InvalidFunction::Timeout(self.timeout_s));
@@ -262,6 +298,14 @@ impl FunctionConfig {
         Duration::from_secs(u64::from(self.timeout_s))
     }
 
+    /// How much `/tmp` may hold, in MiB.
+    #[must_use]
+    pub fn ephemeral_storage_mb(&self) -> u32 {
+        let half = self.memory_mb / 2;
+        self.ephemeral_storage_mb
+            .unwrap_or(half.min(DEFAULT_STORAGE_MB))
+    }
+
     /// The shape of its machine.
     #[must_use]
     pub const fn machine(&self) -> Machine {
@@ -287,6 +331,7 @@ impl FunctionConfig {
             vsock: VsockAccess::Denied,
             environment: self.environment.clone().into_iter().collect(),
             wall_clock_ns: 0,
+            ephemeral_storage_mib: self.ephemeral_storage_mb(),
         }
     }
 }
@@ -327,6 +372,32 @@ pub(crate) mod tests {
         let config = config("f");
         assert_eq!((config.memory_mb, config.timeout_s), (128, 3));
         config.validate(10_240).unwrap();
+    }
+
+    #[test]
+    fn tmp_has_lambdas_size_where_half_of_the_memory_is_as_much() {
+        let mut config = config("f");
+        for (memory_mb, storage_mb, expected) in [
+            (128, None, Ok(64)),
+            (1024, None, Ok(512)),
+            (10_240, None, Ok(512)),
+            (128, Some(64), Ok(64)),
+            (2048, Some(1024), Ok(1024)),
+            (128, Some(63), Err(InvalidFunction::Storage(63))),
+            (10_240, Some(10_241), Err(InvalidFunction::Storage(10_241))),
+            (
+                1022,
+                Some(512),
+                Err(InvalidFunction::StorageInMemory {
+                    storage_mb: 512,
+                    memory_mb: 1022,
+                }),
+            ),
+        ] {
+            (config.memory_mb, config.ephemeral_storage_mb) = (memory_mb, storage_mb);
+            let found = config.validate(10_240);
+            assert_eq!(found.map(|()| config.ephemeral_storage_mb()), expected);
+        }
     }
 
     #[test]

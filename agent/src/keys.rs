@@ -4,13 +4,14 @@ use crate::function::FunctionConfig;
 
 /// Other names that Lambda, its tools and their files have for our keys: in lower case, without
 /// `_` and `-`.
-const SYNONYMS: [(&str, &str); 14] = [
+const SYNONYMS: [(&str, &str); 15] = [
     ("functionname", "name"),
     ("memory", "memory_mb"),
     ("memorysize", "memory_mb"),
     ("memorymib", "memory_mb"),
     ("timeout", "timeout_s"),
     ("timeoutseconds", "timeout_s"),
+    ("ephemeralstorage", "ephemeral_storage_mb"),
     ("env", "environment"),
     ("envvars", "environment"),
     ("variables", "environment"),
@@ -86,6 +87,7 @@ mod tests {
     fn what_was_probably_meant_is_named() {
         for (key, meant) in [
             ("MemorySize", "memory_mb"),
+            ("EphemeralStorage", "ephemeral_storage_mb"),
             ("memory", "memory_mb"),
             ("Timeout", "timeout_s"),
             ("timeout_ms", "timeout_s"),

@@ -161,6 +161,7 @@ mod tests {
                 .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
                 .collect(),
             wall_clock_ns: 951_782_400_000_000_000, // 2000-02-29
+            ephemeral_storage_mib: 64,
         };
         let api = SocketAddr::from(([127, 0, 0, 1], 9001));
         variables(&init, "/var/task", api).into_iter().collect()

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_move, mount_remount};
 use rustix::process::chroot;
 
 use crate::package::{self, Container};
@@ -169,6 +169,17 @@ fn attach_virtual() -> Result<(), MountError> {
         }
     }
     Ok(())
+}
+
+/// Says how much `/tmp` may hold, in MiB. It is in memory: what is in it counts there, and
+/// is gone with the reset.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn bound_tmp(mib: u32) -> io::Result<()> {
+    let size = std::ffi::CString::new(format!("size={mib}m"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(mount_remount("/tmp", flags, &size)?)
 }
 
 /// A ramfs cannot be pivoted away from: the new root is moved over it.

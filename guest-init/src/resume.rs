@@ -11,6 +11,7 @@ use snapback_proto::guest::{ENTROPY_LEN, Identity, Resume};
 
 use crate::identity::IdentityFiles;
 use crate::kernel_log::KernelLog;
+use crate::mounts;
 use crate::sys::entropy::EntropyPool;
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -56,6 +57,12 @@ pub trait Machine {
     /// When the kernel refuses.
     fn set_identity(&mut self, identity: &Identity) -> io::Result<()>;
 
+    /// Says how much `/tmp` may hold, in MiB.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn bound_tmp(&mut self, mib: u32) -> io::Result<()>;
+
     /// Whether the kernel has killed a process for want of memory since the last
     /// time that somebody asked.
     fn ran_out_of_memory(&mut self) -> bool;
@@ -99,6 +106,10 @@ impl Machine for GuestKernel {
 
     fn set_identity(&mut self, identity: &Identity) -> io::Result<()> {
         self.identity.give(identity)
+    }
+
+    fn bound_tmp(&mut self, mib: u32) -> io::Result<()> {
+        mounts::bound_tmp(mib)
     }
 
     fn ran_out_of_memory(&mut self) -> bool {

@@ -41,11 +41,11 @@ fn a_runtime_speaking_the_real_api_serves_a_request() {
 #[test]
 fn entropy_and_clock_are_renewed_before_the_confirmation() {
     let (mut env, _client) = Environment::parked();
-    assert_eq!(*env.renewals.lock().unwrap(), ["clock 1"]);
+    assert_eq!(*env.renewals.lock().unwrap(), ["clock 1", "tmp 64"]);
     env.resume(9);
     assert_eq!(
         *env.renewals.lock().unwrap(),
-        ["clock 1", "reseed 7", "name host-9", "clock 1009"]
+        ["clock 1", "tmp 64", "reseed 7", "name host-9", "clock 1009"]
     );
 }
 

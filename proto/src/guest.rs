@@ -7,9 +7,8 @@
 //!     │ Log* ────────────────────────────────────► │
 //!     │ Ready | InitFailed ──────────────────────► │  snapshot here
 //!     ┆                                            ┆
-//!     │ ◄───────────────────────────────── Resume  │  each request, on a fresh socket
+//!     │ ◄───────────────────────── Resume, Invoke  │  each request, on a fresh socket; payload: the event
 //!     │ Resumed ─────────────────────────────────► │
-//!     │ ◄───────────────────────────────── Invoke  │  payload: the event
 //!     │ (Holding, Delivered) ────────────────────► │  while hooks run after a restore
 //!     │ Log* ────────────────────────────────────► │
 //!     │ Response ────────────────────────────────► │  payload: the answer,
@@ -17,6 +16,10 @@
 //!     │  or Failed, RestoreFailed, RuntimeExited   │  or Lambda's error JSON
 //!     │ Log*, Finished ──────────────────────────► │  only when one of these said `more`
 //! ```
+//!
+//! A guest that did not confirm its `Resume` has not looked at the `Invoke` behind it: the
+//! state machine of guest-init has no way from the snapshot's state to a request but through
+//! the renewal, and the agent takes nothing but `Log` before `Resumed`.
 //!
 //! After the last message of a request the agent resets the microVM; guest-init
 //! never sees a second request in one life of its memory.
@@ -34,7 +37,7 @@ pub enum HostMessage {
     Init(Init),
     /// A restored guest becomes one of its own. Answered by `Resumed`.
     Resume(Resume),
-    /// Run the function; the frame's payload is the event.
+    /// Run the function; the frame's payload is the event. Only after `Resume`.
     Invoke(Invoke),
 }
 
@@ -65,6 +68,8 @@ pub struct Init {
     pub environment: Vec<(String, String)>,
     /// Wall clock of the host, in nanoseconds since the Unix epoch.
     pub wall_clock_ns: u64,
+    /// What `/tmp` may hold, in MiB.
+    pub ephemeral_storage_mib: u32,
 }
 
 /// Lambda's `LogFormat`.

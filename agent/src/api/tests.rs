@@ -239,6 +239,11 @@ async fn descriptions_are_strict() {
         ),
         (with("memory_mb", 1.into()), 400, "memory_mb is 1"),
         (
+            with("ephemeral_storage_mb", 65.into()),
+            400,
+            "memory_mb is 128, and would have to be 130",
+        ),
+        (
             with("memory_size", 256.into()),
             400,
             "the key `memory_size` is not known: is `memory_mb` meant?",

@@ -45,6 +45,9 @@ pub(super) struct CreateArguments {
     /// How long a request may run, in seconds [default: 3].
     #[arg(long, value_name = "S")]
     timeout: Option<u32>,
+    /// How much /tmp may hold, in MiB; at most half of the memory [default: that half, or 512].
+    #[arg(long, value_name = "MIB")]
+    ephemeral_storage: Option<u32>,
     /// Which processor the function sees: host, x86-64-v2, x86-64-v3 or x86-64-v4 [default: host].
     #[arg(long, value_name = "TEMPLATE")]
     cpu_template: Option<CpuTemplate>,
@@ -104,6 +107,9 @@ impl CreateArguments {
         if let Some(timeout_s) = self.timeout {
             config.timeout_s = timeout_s;
         }
+        if self.ephemeral_storage.is_some() {
+            config.ephemeral_storage_mb = self.ephemeral_storage;
+        }
         if let Some(template) = self.cpu_template {
             config.cpu_template = template;
         }
@@ -134,6 +140,7 @@ impl CreateArguments {
                 handler: String::new(),
                 memory_mb: default_memory(),
                 timeout_s: default_timeout(),
+                ephemeral_storage_mb: None,
                 cpu_template: CpuTemplate::default(),
                 environment: BTreeMap::new(),
                 layers: Vec::new(),

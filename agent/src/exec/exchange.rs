@@ -5,7 +5,7 @@ use std::time::Duration;
 use snapback_proto::guest::{GuestMessage, HostMessage, Invoke};
 use snapback_proto::ids::RequestId;
 
-use super::channel::{Channel, ChannelError, Reader, Writer, out_of_turn};
+use super::channel::{Channel, ChannelError, Reader, out_of_turn};
 use super::deadline::Deadline;
 use super::doubt::{Doubt, Poison};
 use super::invoke::{Invocation, Outcome};
@@ -39,34 +39,24 @@ impl Answered {
     }
 }
 
-/// Sends the event and reads until the answer; both at once, because a guest may
-/// write before it has read everything.
-///
-/// # Errors
-/// When the channel breaks, or the guest breaks a rule.
-pub async fn exchange(
-    reader: &mut Reader<'_>,
-    writer: &mut Writer<'_>,
-    invocation: &Invocation,
-    log: &mut FunctionLog,
-    sink: Option<Sink>,
-    deadline: &Deadline,
-) -> Result<Answered, ChannelError> {
+/// The request, as the guest gets it; its payload is the event.
+pub fn message(invocation: &Invocation) -> HostMessage {
     let timeout_ms = u64::try_from(invocation.timeout.as_millis()).unwrap_or(u64::MAX);
-    let message = HostMessage::Invoke(Invoke {
+    HostMessage::Invoke(Invoke {
         request: invocation.request.clone(),
         deadline_ms: (wall_clock_ns() / 1_000_000).saturating_add(timeout_ms),
         function_arn: invocation.function_arn.clone(),
         trace_id: invocation.trace_id.clone(),
         client_context: invocation.client_context.clone(),
         tenant_id: invocation.tenant_id.clone(),
-    });
-    let send = writer.send(&message, &invocation.payload);
-    let receive = receive(reader, invocation, log, sink, deadline);
-    tokio::try_join!(send, receive).map(|((), answered)| answered)
+    })
 }
 
-async fn receive(
+/// Reads until the answer of a guest that has the request.
+///
+/// # Errors
+/// When the channel breaks, or the guest breaks a rule.
+pub async fn receive(
     reader: &mut Reader<'_>,
     invocation: &Invocation,
     log: &mut FunctionLog,
@@ -188,23 +178,25 @@ fn failed(error_type: Option<String>, body: Vec<u8>) -> Outcome {
     }
 }
 
-/// What is left to do in a guest after the answer: its extensions finish.
+/// What is left to do after the answer, which the caller does not wait for: in the guest,
+/// extensions finish; here, the log is written.
 #[derive(Debug)]
 pub struct Rest {
     channel: Channel,
     request: RequestId,
     log: FunctionLog,
-    limit: Duration,
+    /// How long the guest's part may take, if there is one.
+    limit: Option<Duration>,
 }
 
 impl Rest {
-    /// What is left of a request that was answered; it may take up to `limit`.
+    /// What is left of a request that was answered. With a limit, the guest goes on.
     #[must_use]
     pub const fn new(
         channel: Channel,
         request: RequestId,
         log: FunctionLog,
-        limit: Duration,
+        limit: Option<Duration>,
     ) -> Self {
         Self {
             channel,
@@ -214,11 +206,16 @@ impl Rest {
         }
     }
 
-    /// Waits for the guest's word that nothing is left.
+    /// Waits for the guest's word that nothing is left, if it has anything left, and
+    /// writes the log.
     ///
     /// # Errors
     /// When it does not come in time, or something else does.
     pub async fn finish(mut self) -> Result<(), Doubt> {
+        let Some(limit) = self.limit else {
+            self.log.finish();
+            return Ok(());
+        };
         let (mut reader, _writer) = self.channel.split();
         let (request, log) = (&self.request, &mut self.log);
         let finished = async {
@@ -239,10 +236,9 @@ impl Rest {
                 }
             }
         };
-        let finished = tokio::time::timeout(self.limit, finished).await;
+        let finished = tokio::time::timeout(limit, finished).await;
         self.log.finish();
         finished.unwrap_or_else(|_| {
-            let limit = self.limit;
             let words = format!("the extensions did not finish within {limit:?}");
             Err(Doubt::new(Poison::Extensions, words))
         })

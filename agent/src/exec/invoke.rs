@@ -1,11 +1,14 @@
 //! Invoke: one request in a restored microVM.
 //!
 //! ```text
-//!  Run ─ Resume ─► Resumed │ Invoke ─► Log* ─► answer │ Log* ─► Finished
-//!      no request yet:     │  the request runs:       │   extensions finish,
-//!      an error            │  every end is an answer  │   if there are any
-//!                          │  in Lambda's words       │
+//!  (Resume, Invoke) Run ─► Resumed │ Log* ─► answer          │ Log* ─► Finished
+//!      nobody has looked at the    │  the request runs:       │   extensions finish,
+//!      request yet: an error       │  every end is an answer  │   if there are any
+//!                                  │  in Lambda's words       │
 //! ```
+//!
+//! In parentheses what is in the channel before the guest runs: it finds all that it needs
+//! when it wakes up. What the caller does not wait for is [`Rest`].
 
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -14,14 +17,13 @@ use snapback_proto::control::{Command, Reply};
 use snapback_proto::guest::LogFormat;
 use snapback_proto::ids::RequestId;
 
-use super::channel::{Channel, ChannelError};
+use super::channel::{Channel, ChannelError, Outgoing};
 use super::deadline::Deadline;
 use super::doubt::{Doubt, Poison};
-use super::exchange::{Answered, Rest, exchange};
+use super::exchange::{self, Answered, Rest};
 use super::logs::FunctionLog;
-use super::resume::resume;
 use super::stream::Sink;
-use super::{Environment, Executor, answer, elapsed_ns};
+use super::{Environment, Executor, answer, elapsed_ns, resume};
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, CommandError, Fate};
 
@@ -86,8 +88,8 @@ pub struct Completed {
     pub facts: InvokeFacts,
     /// Why the microVM cannot be reset, and must be destroyed, when that is so.
     pub doubt: Option<Doubt>,
-    /// What is to be waited for before the reset.
-    pub rest: Option<Rest>,
+    /// What is to be done before the reset, and not before the answer goes out.
+    pub rest: Rest,
 }
 
 /// What was measured of a request, in nanoseconds.
@@ -97,7 +99,7 @@ pub struct InvokeFacts {
     pub generation: u64,
     /// From `Run` to the guest's confirmation.
     pub resume_ns: u64,
-    /// From the event's departure to the answer's arrival.
+    /// From there to the answer's arrival.
     pub function_ns: u64,
 }
 
@@ -214,16 +216,27 @@ impl Executor {
     ) -> Result<Completed, InvokeError> {
         let id = environment.id();
         let start = Instant::now();
-        let mut channel = self.run(environment, barrier).await?;
-        let (mut reader, mut writer) = channel.split();
         let generation = self.next_generation();
+        let resume = resume::message(generation).map_err(|source| InvokeError::Entropy {
+            environment: id,
+            source,
+        })?;
+        let unconfirmed = |source| InvokeError::Unconfirmed {
+            environment: id,
+            source,
+        };
+        let messages = [resume, exchange::message(invocation)];
+        let mut outgoing = Outgoing::new(&messages, &invocation.payload).map_err(unconfirmed)?;
+        let mut channel = self.run(environment, &mut outgoing, barrier).await?;
+        let (mut reader, mut writer) = channel.split();
         let fate = environment.process.fate();
         let mut log = FunctionLog::new(id, &invocation.request);
         log.begin(invocation);
         let limit = Duration::from_millis(self.timeouts.resume_ms);
         let resumed = tokio::select! {
             biased;
-            resumed = resume(id, &mut reader, &mut writer, generation, &mut log) => resumed,
+            resumed = resume::confirmed(id, &mut reader, generation, &mut log) => resumed,
+            error = writer.keep_sending(&mut outgoing) => Err(unconfirmed(error)),
             () = tokio::time::sleep(limit) => {
                 Err(InvokeError::Timeout { environment: id, limit })
             }
@@ -238,10 +251,12 @@ impl Executor {
         let deadline = Deadline::new(invocation.timeout);
         let end = tokio::select! {
             biased;
-            end = exchange(&mut reader, &mut writer, invocation, &mut log, sink, &deadline) => match end {
+            end = exchange::receive(&mut reader, invocation, &mut log, sink, &deadline) => match end {
                 Ok(answered) => End::Answered(answered),
                 Err(error) => End::Broken(error),
             },
+            // A guest may write before it has read everything.
+            error = writer.keep_sending(&mut outgoing) => End::Broken(error),
             () = deadline.passed() => End::TimedOut(deadline.limit()),
             cause = fate.sealed() => End::Vmm(cause),
         };
@@ -268,13 +283,9 @@ impl Executor {
         let outcome = conclude(end, invocation);
         log.end(invocation, facts.function_ns, &outcome);
         let log_tail = log.tail();
-        let rest = if doubt.is_none() && more {
-            let limit = invocation.timeout.saturating_add(EXTENSION_GRACE);
-            Some(Rest::new(channel, invocation.request.clone(), log, limit))
-        } else {
-            log.finish();
-            None
-        };
+        let limit = invocation.timeout.saturating_add(EXTENSION_GRACE);
+        let limit = (doubt.is_none() && more).then_some(limit);
+        let rest = Rest::new(channel, invocation.request.clone(), log, limit);
         Ok(Completed {
             outcome,
             log_tail,
@@ -287,13 +298,15 @@ impl Executor {
     async fn run(
         &self,
         environment: &mut Environment,
+        outgoing: &mut Outgoing<'_>,
         barrier: bool,
     ) -> Result<Channel, InvokeError> {
         let id = environment.id();
-        let (channel, theirs) = Channel::pair().map_err(|source| InvokeError::Unconfirmed {
-            environment: id,
-            source: source.into(),
-        })?;
+        let (channel, theirs) =
+            Channel::loaded(outgoing).map_err(|source| InvokeError::Unconfirmed {
+                environment: id,
+                source: source.into(),
+            })?;
         let control = &mut environment.process.control;
         let fds = [theirs.as_fd()];
         let run = Command::Run {

@@ -29,6 +29,9 @@ pub struct FunctionLog {
     tail: VecDeque<u8>,
     left: usize,
     dropped: usize,
+    /// Lines of the platform that are still to be shown: before the next output, or at the
+    /// end. Writing them keeps no caller waiting.
+    unshown: Vec<String>,
 }
 
 impl FunctionLog {
@@ -43,26 +46,33 @@ impl FunctionLog {
             tail: VecDeque::new(),
             left: MAX_LOGGED,
             dropped: 0,
+            unshown: Vec::new(),
         }
     }
 
     /// The platform's first line of a request.
     pub fn begin(&mut self, invocation: &Invocation) {
-        self.say(&platform::start(invocation));
+        self.say(platform::start(invocation));
     }
 
     /// The platform's last lines of a request, which took so long.
     pub fn end(&mut self, invocation: &Invocation, duration_ns: u64, outcome: &Outcome) {
         for line in platform::report(invocation, duration_ns, outcome) {
-            self.say(&line);
+            self.say(line);
         }
     }
 
     /// A line of the platform's own: it counts for no limit.
-    fn say(&mut self, line: &str) {
+    fn say(&mut self, line: String) {
         self.keep(line.as_bytes());
         self.keep(b"\n");
-        show(self.environment, &self.occasion, "platform", line);
+        self.unshown.push(line);
+    }
+
+    fn show_platform(&mut self) {
+        for line in self.unshown.drain(..) {
+            show(self.environment, &self.occasion, "platform", &line);
+        }
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -74,6 +84,7 @@ impl FunctionLog {
 
     /// Takes what the function wrote.
     pub fn push(&mut self, stream: LogStream, bytes: &[u8]) {
+        self.show_platform();
         self.keep(bytes);
         let logged = &bytes[..bytes.len().min(self.left)];
         self.left -= logged.len();
@@ -103,6 +114,7 @@ impl FunctionLog {
 
     /// Ends the log.
     pub fn finish(mut self) {
+        self.show_platform();
         let (environment, occasion) = (self.environment, &self.occasion);
         self.stdout
             .finish(|line| show(environment, occasion, "stdout", line));

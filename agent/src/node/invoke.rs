@@ -163,15 +163,16 @@ impl Node {
                     ..
                 } = completed;
                 let _ = reply.send(Ok(Answer { outcome, log_tail }));
-                if let Some(rest) = rest {
-                    let finished = tokio::select! {
-                        finished = rest.finish() => finished,
-                        () = self.stop.cancelled() => {
-                            Err(Doubt::new(Poison::GivenUp, "the node shut down"))
-                        }
-                    };
-                    doubt = finished.err();
-                }
+                // Whoever waits for the answer goes first.
+                tokio::task::yield_now().await;
+                let finished = tokio::select! {
+                    biased;
+                    finished = rest.finish() => finished,
+                    () = self.stop.cancelled() => {
+                        Err(Doubt::new(Poison::GivenUp, "the node shut down"))
+                    }
+                };
+                doubt = doubt.or(finished.err());
                 self.release(course.request, lease, doubt);
             }
             Some(Err(source)) => {

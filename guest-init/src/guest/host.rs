@@ -46,6 +46,9 @@ impl Guest {
     fn on_init(&mut self, init: Init) -> Result<(), GuestError> {
         self.expect(Event::Init)?;
         set_clock(self.machine.as_mut(), init.wall_clock_ns)?;
+        self.machine
+            .bound_tmp(init.ephemeral_storage_mib)
+            .map_err(GuestError::during("bound /tmp"))?;
         if init.vsock == VsockAccess::Denied {
             seccomp::deny_vsock().map_err(GuestError::during("close vsock"))?;
         }
@@ -151,7 +154,6 @@ impl Guest {
         let generation = resume.generation;
         self.channel
             .queue(&GuestMessage::Resumed { generation }, Vec::new())?;
-        self.channel.flush()?;
         if effect == Effect::ConfirmAndRelease
             && let Some(slot) = self.waiter.take()
         {
@@ -200,9 +202,9 @@ impl Guest {
             let held = u64::try_from(since.elapsed().as_millis()).unwrap_or(0);
             delivery.invoke.deadline_ms = delivery.invoke.deadline_ms.saturating_add(held);
             let request = delivery.invoke.request.clone();
+            // The agent's own limit is longer until it hears of it.
             let message = GuestMessage::Delivered { request };
-            self.channel.queue(&message, Vec::new())?;
-            self.channel.flush()?;
+            self.channel.queue_lazily(&message)?;
         }
         let reply = delivery.reply();
         self.reply(slot, reply)

@@ -18,8 +18,8 @@
 //! order "output before answer" would need locks where here it is program order.
 //!
 //! One turn of the loop waits, handles what is ready, and then sends what was
-//! queued; a request costs two wakeups before the runtime runs (resume, invoke)
-//! and one after. While parked the loop sits in that wait, with empty buffers.
+//! queued; a request costs one wakeup before the runtime runs (resume and invoke come
+//! together) and one after each of its calls. While parked the loop sits in that wait, with empty buffers.
 
 mod calls;
 mod ending;
@@ -287,7 +287,7 @@ impl Guest {
     /// How long the loop may wait for something to happen.
     fn patience(&self) -> Option<Duration> {
         let ending = self.ending.as_ref().and_then(Ending::deadline);
-        let next = [ending, self.telemetry.deadline()];
+        let next = [ending, self.telemetry.deadline(), self.channel.due()];
         let next = next.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -308,7 +308,7 @@ impl Guest {
     /// Sends what the turn has queued and settles what is watched from now on.
     fn finish_turn(&mut self) -> Result<(), GuestError> {
         self.channel.flush()?;
-        let wants_room = self.channel.unsent() > 0;
+        let wants_room = self.channel.wants_room();
         if wants_room != self.channel_watched_for_room {
             let watch = GuestError::during("watch the channel");
             let interest = Interest::writing(wants_room);

@@ -42,6 +42,11 @@ impl Machine for Recorder {
         Ok(())
     }
 
+    fn bound_tmp(&mut self, mib: u32) -> io::Result<()> {
+        self.0.lock().unwrap().push(format!("tmp {mib}"));
+        Ok(())
+    }
+
     fn ran_out_of_memory(&mut self) -> bool {
         false
     }
@@ -171,6 +176,7 @@ impl Environment {
             vsock: VsockAccess::Denied,
             environment: vec![("STAGE".to_owned(), "test".to_owned())],
             wall_clock_ns: 1,
+            ephemeral_storage_mib: 64,
         };
         self.send(&HostMessage::Init(init), b"");
     }

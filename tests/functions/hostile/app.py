@@ -82,12 +82,16 @@ def fork_bomb(event):
 
 
 def full_tmp(event):
-    def fill():
-        with open("/tmp/full", "wb") as file:
-            while True:
-                file.write(bytes(1 << 20))
+    """What was in /tmp before, the error that filling it ends with, and how much it took."""
+    before = os.listdir("/tmp")
 
-    return attempt(fill)
+    def fill():
+        with open("/tmp/full", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+
+    error = attempt(fill)
+    return {"before": before, "error": error, "mib": os.path.getsize("/tmp/full") >> 20}
 
 
 def hoard(event):
@@ -113,6 +117,19 @@ def flood(event):
             connection.send(b"POST /2018-06-01/runtime/init/error HTTP/1.1\r\nContent-Le")
         opened.append(connection)
     return len(opened)
+
+
+def closed_api(event):
+    """Closes every socket of the process, the runtime's to the Runtime API among them."""
+    closed = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.close(int(name))
+                closed += 1
+        except OSError:
+            pass
+    return {"closed": closed}
 
 
 def wrong_calls(event):

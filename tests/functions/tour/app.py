@@ -132,6 +132,13 @@ def chat(event, context, now):
     return len(event.get("ballast", ""))
 
 
+def count(event, context, now):
+    """Numbered lines to both streams, in turns."""
+    for number in range(event["lines"]):
+        for stream in (sys.stdout, sys.stderr):
+            print(number, "x" * 990, file=stream, flush=True)
+
+
 def large(event, context, now):
     return "x" * event["bytes"]
 
@@ -191,7 +198,7 @@ def signal_self(event, context, now):
 ACTIONS = {
     action.__name__: action
     for action in (
-        echo, facts, draw, nap, spin, chat, large, dirty, write, hoard, leave, find, fail,
+        echo, facts, draw, nap, spin, chat, count, large, dirty, write, hoard, leave, find, fail,
         leave_by_exit, leave_at_once, signal_self,
     )
 }

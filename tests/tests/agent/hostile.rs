@@ -14,7 +14,8 @@ fn create(agent: &Agent) {
     let code = code("hostile");
     // Over before the tests' client gives up: a machine that its function made thrash is
     // answered for by its timeout.
-    let created = agent.create(HOSTILE, &code, &["--timeout", "45", "--log-format", "json"]);
+    let more = ["--timeout", "45", "--log-format", "json"];
+    let created = agent.create(HOSTILE, &code, &more);
     assert!(created.success, "{created:?}");
 }
 
@@ -63,13 +64,36 @@ fn a_function_has_no_privileges_and_no_way_to_the_host() {
 fn a_fork_bomb_a_full_disk_and_stragglers_end_with_their_request() {
     let agent = shared();
     create(&agent);
-    assert_eq!(does(&agent, "full_tmp"), "ENOSPC");
+    // Half of the memory, as nothing else was asked for; and the function outlives it.
+    let full = json!({"before": [], "error": "ENOSPC", "mib": 64});
+    assert_eq!(does(&agent, "full_tmp"), full);
     let bomb = agent.invoke(HOSTILE, &json!({"do": "fork_bomb"}));
     assert_eq!(bomb.status, 200, "{bomb:?}");
     assert_eq!(does(&agent, "stragglers"), "left");
     // The next request finds none of it.
-    assert_eq!(does(&agent, "full_tmp"), "ENOSPC");
+    assert_eq!(does(&agent, "full_tmp"), full);
     assert_eq!(does(&agent, "noise"), "said");
+}
+
+#[test]
+fn tmp_holds_what_the_description_says_and_is_empty_in_the_next_request() {
+    let agent = shared();
+    let more = ["--memory", "512", "--ephemeral-storage", "100"];
+    let created = agent.create(
+        "storage",
+        &code("hostile"),
+        &[&more[..], &["--timeout", "60"]].concat(),
+    );
+    assert!(created.success, "{created:?}");
+    assert_eq!(agent.function("storage")["ephemeral_storage_mb"], 100);
+    for _ in 0..2 {
+        let found = agent.call("storage", &json!({"do": "full_tmp"}));
+        assert_eq!(found, json!({"before": [], "error": "ENOSPC", "mib": 100}));
+    }
+    let more = ["--memory", "128", "--ephemeral-storage", "512"];
+    agent
+        .create("too-large", &code("hostile"), &more)
+        .refuses("would have to be 1024");
 }
 
 #[test]
@@ -91,6 +115,18 @@ fn a_function_that_floods_its_api_or_closes_its_output_still_answers() {
     create(&agent);
     assert_eq!(does(&agent, "flood"), 300);
     assert_eq!(does(&agent, "closed_output"), "answered");
+    // Its runtime finds another connection, or ends: the request does so, too, and is the last
+    // that is heard of it.
+    let closed = agent.invoke(HOSTILE, &json!({"do": "closed_api"}));
+    assert_eq!(closed.status, 200, "{closed:?}");
+    match closed.header("x-amz-function-error") {
+        "" => assert!(closed.json()["closed"].as_u64().unwrap() > 0),
+        _ => assert_eq!(
+            closed.json()["errorType"],
+            "Runtime.ExitError",
+            "{closed:?}"
+        ),
+    }
     let calls = json!({"do": "wrong_calls", "calls": [
         ["POST", "/2018-06-01/runtime/invocation/x/response"],
         ["POST", "/2018-06-01/runtime/init/error"],

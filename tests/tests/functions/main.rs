@@ -15,3 +15,4 @@ mod examples;
 mod layout;
 mod packages;
 mod shared;
+mod uniqueness;

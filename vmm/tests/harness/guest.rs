@@ -256,6 +256,7 @@ pub fn boot_and_snapshot(boot: impl Into<Boot>) -> Snapshot {
         vsock: VsockAccess::Allowed,
         environment: vec![("AT_INIT".to_owned(), boot.at_init.to_owned())],
         wall_clock_ns: wall_clock_ns(),
+        ephemeral_storage_mib: shape.memory_mib / 2,
     };
     write_frame(channel, &HostMessage::Init(init), b"").unwrap();
     loop {

@@ -78,6 +78,9 @@ pub struct Build {
     /// The script beside the recipe. Its arguments are three folders: the npm packages by
     /// name, the SDK, and the image's tree.
     pub script: String,
+    /// Files beside the recipe that the script takes.
+    #[serde(default)]
+    pub sources: Vec<String>,
     /// Debian packages that only the script needs, without what they depend on.
     pub sdk: Vec<String>,
     /// Packages from the npm registry.
@@ -175,7 +178,11 @@ impl Recipe {
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
         let requirements = self.python.as_ref().map(|p| p.requirements.as_str());
         let script = self.build.as_ref().map(|b| b.script.as_str());
-        requirements.into_iter().chain(script)
+        let sources = self.build.iter().flat_map(|b| &b.sources);
+        requirements
+            .into_iter()
+            .chain(script)
+            .chain(sources.map(String::as_str))
     }
 }
 

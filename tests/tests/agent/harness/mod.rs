@@ -76,6 +76,19 @@ impl Drop for Shared {
     }
 }
 
+/// What was said in the course of a request (or in `init`), in the order in which it came:
+/// from which stream, and what.
+pub fn said(agent: &Agent, request: &str) -> Vec<(String, String)> {
+    let log = agent.place().log();
+    let lines = log.lines().filter_map(|line| {
+        let (_, line) = line.split_once(" snapback::function: ")?;
+        let (text, fields) = line.rsplit_once(" environment=")?;
+        let (_, fields) = fields.split_once(&format!(" request={request:?} stream="))?;
+        Some((fields.trim_matches('"').to_owned(), text.to_owned()))
+    });
+    lines.collect()
+}
+
 /// A place of a test's own, with both functions registered and nothing running; and the turn,
 /// to be kept as long.
 pub fn own_place() -> (Place, MutexGuard<'static, ()>) {
