@@ -164,6 +164,7 @@ fn initialise(mut stream: &UnixStream, function: &Function) -> Result<(), ResetE
         version: "$LATEST".to_owned(),
         handler: function.handler.clone(),
         memory_mib: crate::machine::MEMORY_MIB,
+        ephemeral_storage_mib: crate::machine::MEMORY_MIB / 2,
         region: "local".to_owned(),
         execution_env: None,
         log_format: LogFormat::Text,
