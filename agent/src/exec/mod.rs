@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  build:   spawn ─ Prepare ─ Boot ─ (Hello, Init, Ready) ─ Snapshot ─ end of the process
-//!  restore: spawn ─ Prepare ─ (pager takes the userfaultfd) ─ Restore
-//!  invoke:  Run ─ (Resume, Resumed, Invoke, Response)
+//!  blank:   spawn ─ Prepare
+//!  invoke:  (Resume) ─ Run, or Restore where it is blank ─ (Resumed, Invoke, Response)
 //!  reset:   Reset
 //!  verify:  Verify
 //! ```

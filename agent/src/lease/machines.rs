@@ -21,7 +21,7 @@ pub trait Machines: Send + Sync + 'static {
     type Blank: Send + 'static;
     /// A microVM with one.
     type Machine: Send + 'static;
-    /// A restore failed.
+    /// A microVM did not start.
     type RestoreError: Poisonous + Send + Sync + 'static;
     /// A reset failed.
     type ResetError: Poisonous + Send + Sync + 'static;
@@ -41,12 +41,8 @@ pub trait Machines: Send + Sync + 'static {
         shape: Self::Shape,
     ) -> impl Future<Output = Result<Self::Blank, Self::RestoreError>> + Send;
 
-    /// Loads the image.
-    fn restore(
-        &self,
-        blank: Self::Blank,
-        image: Arc<Self::Image>,
-    ) -> impl Future<Output = Result<Self::Machine, Self::RestoreError>> + Send;
+    /// Gives a microVM its image; its first request loads it.
+    fn adopt(&self, blank: Self::Blank, image: Arc<Self::Image>) -> Self::Machine;
 
     /// Puts everything back.
     fn reset(
@@ -91,12 +87,8 @@ impl Machines for Executor {
         self.blank_named(id, shape).await
     }
 
-    async fn restore(
-        &self,
-        blank: Blank,
-        image: Arc<Snapshot>,
-    ) -> Result<Environment, RestoreError> {
-        Self::restore(self, blank, image).await
+    fn adopt(&self, blank: Blank, image: Arc<Snapshot>) -> Environment {
+        Environment::new(blank, image)
     }
 
     async fn reset(&self, machine: &mut Environment) -> Result<ResetReport, ResetError> {

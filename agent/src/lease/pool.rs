@@ -30,7 +30,6 @@ use crate::telemetry::{Metrics, Retirement};
 /// What a task brings back.
 pub(super) enum Done<V: Machines> {
     Blank(Result<V::Blank, V::RestoreError>),
-    Restored(Result<V::Machine, V::RestoreError>),
     Reset(
         V::Machine,
         Result<ResetReport, V::ResetError>,
@@ -204,11 +203,7 @@ impl<V: Machines> Pool<V> {
     fn done(&mut self, id: EnvironmentId, done: Done<V>) {
         match done {
             Done::Blank(Ok(blank)) => self.blank_is_ready(id, blank),
-            Done::Restored(Ok(machine)) => {
-                self.metrics.restored();
-                self.arrive(id, machine, Step::Loaded);
-            }
-            Done::Blank(Err(error)) | Done::Restored(Err(error)) => {
+            Done::Blank(Err(error)) => {
                 let image = self.entries.get(&id).and_then(|entry| entry.image.clone());
                 if image.is_none() {
                     self.blanks.hold_back();
@@ -227,13 +222,13 @@ impl<V: Machines> Pool<V> {
                 }
                 let verified = false;
                 let _ = sender.send(ResetOutcome::Reset { report, verified });
-                self.arrive(id, machine, Step::Matched);
+                self.arrive(id, machine);
             }
             Done::Verified(machine, Ok(report), sender) => {
                 self.metrics.verified();
                 let verified = true;
                 let _ = sender.send(ResetOutcome::Reset { report, verified });
-                self.arrive(id, machine, Step::Matched);
+                self.arrive(id, machine);
             }
             Done::Reset(machine, Err(error), sender) => {
                 self.lose(id, machine, &Doubt::from(&error), sender);
@@ -248,10 +243,10 @@ impl<V: Machines> Pool<V> {
         }
     }
 
-    /// An environment is (again) as its snapshot says.
-    fn arrive(&mut self, id: EnvironmentId, machine: V::Machine, step: Step) {
+    /// An environment is again as its snapshot says.
+    fn arrive(&mut self, id: EnvironmentId, machine: V::Machine) {
         self.keep(id, machine);
-        self.step(id, step);
+        self.step(id, Step::Matched);
         let Some(entry) = self.entries.get(&id) else {
             return;
         };

@@ -22,7 +22,7 @@ mod verification;
 /// What the pretended microVMs do.
 #[derive(Debug)]
 struct Pretend {
-    /// Restores and resets take a permit each.
+    /// A reset takes a permit.
     gate: Semaphore,
     /// A start takes a permit.
     starts: Semaphore,
@@ -33,7 +33,6 @@ struct Pretend {
     restored: AtomicUsize,
     reset: AtomicUsize,
     ended: AtomicUsize,
-    restore_fails: AtomicBool,
     reset_fails: AtomicBool,
     /// A comparison takes a permit.
     comparisons: Semaphore,
@@ -68,7 +67,6 @@ impl Default for Pretend {
             restored: AtomicUsize::new(0),
             reset: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
-            restore_fails: AtomicBool::new(false),
             reset_fails: AtomicBool::new(false),
             comparisons: Semaphore::new(1000),
             verified: AtomicUsize::new(0),
@@ -106,13 +104,9 @@ impl Machines for Pretend {
         Ok(fate)
     }
 
-    async fn restore(&self, fate: Fate, _: Arc<SnapshotId>) -> Result<Machine, Failure> {
-        self.gate.acquire().await.unwrap().forget();
-        if self.restore_fails.load(Ordering::Relaxed) {
-            return Err(Failure);
-        }
+    fn adopt(&self, fate: Fate, _: Arc<SnapshotId>) -> Machine {
         self.restored.fetch_add(1, Ordering::Relaxed);
-        Ok(Machine { fate })
+        Machine { fate }
     }
 
     async fn reset(&self, _: &mut Machine) -> Result<ResetReport, Failure> {
@@ -376,15 +370,15 @@ async fn one_that_ended_during_its_request_is_not_given_away_either() {
 }
 
 #[tokio::test]
-async fn a_failed_restore_is_the_waiting_requests_error_and_the_next_one_tries_again() {
+async fn a_failed_start_is_the_waiting_requests_error_and_the_next_one_tries_again() {
     let (pretend, client, _task) = pool(1);
-    pretend.restore_fails.store(true, Ordering::Relaxed);
+    pretend.blank_fails.store(true, Ordering::Relaxed);
     let error = client
         .acquire(image("a"), Principal::default())
         .await
         .unwrap_err();
     assert!(matches!(error, LeaseError::Restore(_)));
-    pretend.restore_fails.store(false, Ordering::Relaxed);
+    pretend.blank_fails.store(false, Ordering::Relaxed);
     client
         .acquire(image("a"), Principal::default())
         .await
@@ -428,7 +422,7 @@ async fn a_full_node_refuses_and_an_idle_function_makes_room() {
 #[tokio::test]
 async fn who_gives_up_waiting_costs_nothing() {
     let (pretend, client, _task) = pool(1);
-    pretend.gate.forget_permits(1000);
+    pretend.starts.forget_permits(1000);
     let waiting = tokio::spawn({
         let client = client.clone();
         async move {
@@ -441,12 +435,15 @@ async fn who_gives_up_waiting_costs_nothing() {
     while client.summary().await.starting == 0 {}
     waiting.abort();
     let _ = waiting.await;
-    pretend.gate.add_permits(1);
-    while client.summary().await.idle == 0 {}
-    client
-        .acquire(image("a"), Principal::default())
+    pretend.starts.add_permits(1);
+    while client.summary().await.blank == 0 {}
+    // What was started for it serves whoever comes next, and whatever that wants.
+    let lease = client
+        .acquire(image("aa"), Principal::default())
         .await
         .unwrap();
+    assert_eq!(lease.blank_pool(), Some(BlankPool::Hit));
+    assert_eq!(pretend.fates.lock().unwrap().len(), 1);
     assert_eq!(pretend.restored.load(Ordering::Relaxed), 1);
 }
 

@@ -87,6 +87,8 @@ pub struct Launcher {
 #[derive(Debug)]
 pub struct VmmProcess {
     environment: EnvironmentId,
+    /// `None` when it had ended already.
+    pid: Option<u32>,
     /// Commands to it.
     pub control: ControlClient,
     fate: Fate,
@@ -104,6 +106,12 @@ impl VmmProcess {
     #[must_use]
     pub const fn environment(&self) -> EnvironmentId {
         self.environment
+    }
+
+    /// Its number, which stays its own until it is reaped.
+    #[must_use]
+    pub const fn pid(&self) -> Option<u32> {
+        self.pid
     }
 
     /// Why it ended, when it did.
@@ -229,6 +237,7 @@ impl Launcher {
         tracing::debug!(%environment, pid, "started a VMM process");
         Ok(VmmProcess {
             environment,
+            pid,
             control: control.map_err(control_error)?,
             fate,
             exited,

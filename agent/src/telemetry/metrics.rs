@@ -278,7 +278,7 @@ impl Metrics {
         self.retired.get_or_create(&Reason { reason }).inc();
     }
 
-    /// A snapshot was loaded.
+    /// A snapshot was given to a machine, whose first request loads it.
     pub fn restored(&self) {
         self.restores.inc();
     }

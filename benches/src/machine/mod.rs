@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use snapback_proto::CHANNEL_PORT;
-use snapback_proto::control::{Command, Devices, Net, Reply, ResetReport};
+use snapback_proto::control::{Command, Devices, Net, Reply, ResetReport, Run};
 use snapback_vmm::sys::memfd;
 
 pub use console::Console;
@@ -186,6 +186,8 @@ impl<'a> Snapshot<'a> {
         let command = Command::Restore {
             devices: devices(self.software),
             lazy: false,
+            written: Vec::new(),
+            run: None,
         };
         vmm.expect(&command, &fds, |reply| matches!(reply, Reply::Restored))?;
         Ok(Machine { vmm, console })
@@ -210,13 +212,14 @@ impl Machine {
     /// When the VMM refuses.
     pub fn run(&self) -> Result<UnixStream, MachineError> {
         let (stream, theirs) = channel()?;
-        let command = Command::Run {
+        let command = Command::Run(Run {
             hub: false,
             barrier: false,
-        };
+        });
         let fds: [BorrowedFd<'_>; 1] = [theirs.as_fd()];
-        self.vmm
-            .expect(&command, &fds, |reply| matches!(reply, Reply::Running))?;
+        self.vmm.expect(&command, &fds, |reply| {
+            matches!(reply, Reply::Running { .. })
+        })?;
         Ok(stream)
     }
 

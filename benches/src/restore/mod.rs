@@ -9,7 +9,9 @@
 //! Every request gets a microVM of its own (`reset.in_place = false`), so each sample is
 //! one restore. Clocks, all from the `Restore` command or the request on:
 //!
-//! * `restore/a`: the state is loaded and the vCPUs are entered;
+//! * `restore/a`: the state is loaded and the first vCPU enters its guest, from the
+//!   command's arrival at the VMM and by its own clock;
+//! * `restore/command`: the reply to the command is back at the agent;
 //! * `restore/b`: guest-init has confirmed entropy and clock;
 //! * `restore/answer`: the function's answer is back at the agent;
 //! * `restore/c`: the caller of the API has it, waiting for a place included.

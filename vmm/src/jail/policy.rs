@@ -309,6 +309,7 @@ pub const IOCTLS: &[Ioctl] = &[
     iowr(UFFD, 0x00, 32, "UFFDIO_REGISTER"),
     ior(UFFD, 0x01, 16, "UFFDIO_UNREGISTER"),
     ior(UFFD, 0x02, 16, "UFFDIO_WAKE"),
+    iowr(UFFD, 0x03, 40, "UFFDIO_COPY"),
     // A tap that was handed over: what it is, and what its guest takes over.
     iow(TUN, 0xd0, 4, "TUNSETOFFLOAD"),
     iow(TUN, 0xd8, 4, "TUNSETVNETHDRSZ"),

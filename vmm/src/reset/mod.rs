@@ -58,6 +58,7 @@ impl ResetError {
 pub fn reset(live: &Live, saved: &Saved, parts: Parts) -> Result<ResetReport, ResetError> {
     let begin = Instant::now();
     live.pause().map_err(ResetError::Pause)?;
+    live.board.ahead.give_up();
     let paused = Instant::now();
     let steps = load(live, saved, parts)?;
     let loaded = Instant::now();

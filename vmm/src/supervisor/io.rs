@@ -21,11 +21,15 @@ pub struct Wake {
     pub stopped: bool,
 }
 
-/// Waits until something happens, and serves the devices if it was theirs.
+/// Waits until something happens, at most `limit`, and serves the devices if it was theirs.
 ///
 /// # Errors
 /// What the kernel reports.
-pub fn wait(control: BorrowedFd<'_>, live: Option<&Live>) -> io::Result<Wake> {
+pub fn wait(
+    control: BorrowedFd<'_>,
+    live: Option<&Live>,
+    limit: Option<Timespec>,
+) -> io::Result<Wake> {
     let mut fds = vec![PollFd::from_borrowed_fd(control, PollFlags::IN)];
     if let Some(live) = live {
         let own = [
@@ -37,7 +41,7 @@ pub fn wait(control: BorrowedFd<'_>, live: Option<&Live>) -> io::Result<Wake> {
         let all = own.into_iter().chain(bells);
         fds.extend(all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     }
-    match poll(&mut fds, None) {
+    match poll(&mut fds, limit.as_ref()) {
         Ok(_) => {}
         Err(rustix::io::Errno::INTR) => return Ok(Wake::default()),
         Err(errno) => return Err(errno.into()),
@@ -100,16 +104,6 @@ fn apply(live: &Live, effects: Effects) -> io::Result<()> {
         live.board.work.write(1)?;
     }
     Ok(())
-}
-
-/// Lets the devices of a guest that runs from here on do what its new host ends
-/// bring about.
-///
-/// # Errors
-/// What the kernel reports.
-pub fn nudge(live: &Live) -> io::Result<()> {
-    let effects = live.board.bus().host_changed(&live.board.ram);
-    apply(live, effects)
 }
 
 /// Finishes what a stopped guest has asked its devices for, until nothing is in

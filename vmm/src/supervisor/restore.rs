@@ -44,9 +44,9 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
     let machine = shape(&blank, &files.devices);
     blank
         .memory
-        .back_shared(&blank.vm, std::os::fd::AsFd::as_fd(&files.memory))?;
+        .back_shared(std::os::fd::AsFd::as_fd(&files.memory))?;
     let cpuid = Arc::from(blank.cpuid.as_slice());
-    let live = Live::assemble(blank, files.serial, files.devices, cpuid)?;
+    let live = Live::assemble(blank, files.serial, files.devices, cpuid, Vec::new())?;
     let entry = boot::load(
         &live.board.ram,
         &mut files.kernel,
@@ -166,7 +166,14 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
     blank
         .memory
         .back_private(uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
-    let live = Live::assemble(blank, files.serial, files.devices, Arc::clone(&saved.cpuid))?;
+    // Of a memory that lacks pages, nothing is copied that the pager has not brought.
+    let written = if files.lazy {
+        Vec::new()
+    } else {
+        files.written
+    };
+    let cpuid = Arc::clone(&saved.cpuid);
+    let live = Live::assemble(blank, files.serial, files.devices, cpuid, written)?;
     load(&live, &saved, Parts::ALL)?;
     Ok((live, saved))
 }

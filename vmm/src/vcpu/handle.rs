@@ -9,6 +9,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::barrier::Barrier;
+use super::entrance::Entrance;
 use super::run::{Board, Broken, Stop};
 use super::thread::{Order, Report, Worker};
 use crate::arch::x86_64::boot::EntryPoint;
@@ -202,13 +203,13 @@ impl Vcpu {
         })?)
     }
 
-    /// Lets the guest run on this board.
+    /// Lets the guest run on this board; `entrance` is told when it is entered.
     ///
     /// # Errors
     /// When the thread is gone.
-    pub fn run(&self, board: Board) -> Result<(), VcpuError> {
+    pub fn run(&self, board: Board, entrance: Option<Arc<Entrance>>) -> Result<(), VcpuError> {
         self.kick.set(false);
-        self.order(Order::Run(board))
+        self.order(Order::Run(board, entrance))
     }
 
     /// Has the thread pass a branch-predictor barrier before its next run;
@@ -263,6 +264,16 @@ impl Vcpu {
             Report::Stopped(Stop::Paused) => Ok(()),
             Report::Stopped(stop) => Err(VcpuError::GuestStopped(stop)),
             _ => Err(VcpuError::Unexpected),
+        }
+    }
+
+    /// Why the guest was not entered, or is over already, if that is so.
+    #[must_use]
+    pub fn refused(&self) -> Option<VcpuError> {
+        match self.reports.try_recv().ok()? {
+            Report::Failed(error) => Some(error),
+            Report::Stopped(stop) => Some(VcpuError::GuestStopped(stop)),
+            Report::Done => Some(VcpuError::Unexpected),
         }
     }
 

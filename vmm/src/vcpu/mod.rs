@@ -12,10 +12,12 @@
 //! stops.
 
 mod barrier;
+mod entrance;
 mod handle;
 mod run;
 mod thread;
 
 pub use barrier::Barrier;
+pub use entrance::Entrance;
 pub use handle::{Vcpu, VcpuError};
 pub use run::{Board, Stop};

@@ -7,6 +7,7 @@ use kvm_ioctls::VcpuFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::barrier::{Barrier, Stay};
+use super::entrance::Entrance;
 use super::handle::VcpuError;
 use super::run::{Board, Stop, run};
 use crate::step::kernel;
@@ -17,8 +18,8 @@ pub(super) enum Order {
     /// Pass a branch-predictor barrier, and stay on the processor where it was until
     /// the guest has run.
     ForgetPredictions(Arc<Barrier>),
-    /// Run the guest on this board.
-    Run(Board),
+    /// Run the guest on this board, and say when it is entered.
+    Run(Board, Option<Arc<Entrance>>),
 }
 
 /// A vCPU thread's answer.
@@ -74,7 +75,12 @@ impl Worker {
                 self.stay = Some(barrier.load()?);
                 Ok(Report::Done)
             }
-            Order::Run(board) => Ok(Report::Stopped(self.run(&board))),
+            Order::Run(board, entrance) => {
+                if let Some(entrance) = entrance {
+                    entrance.enter();
+                }
+                Ok(Report::Stopped(self.run(&board)))
+            }
         }
     }
 
