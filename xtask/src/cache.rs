@@ -175,14 +175,12 @@ impl Cache {
             return;
         };
         for entry in entries.flatten() {
-            // Not its time of modification: unpacking a package sets that to the archive's,
-            // and another run would lose what it is unpacking.
-            let age = entry
-                .metadata()
-                .ok()
-                .and_then(|metadata| u64::try_from(metadata.ctime()).ok())
-                .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds))
-                .and_then(|changed| SystemTime::now().duration_since(changed).ok());
+            // The status change, not the modification: unpacking a package gives a
+            // directory the time that the package says.
+            let age = entry.metadata().ok().and_then(|metadata| {
+                let changed = Duration::from_secs(u64::try_from(metadata.ctime()).ok()?);
+                SystemTime::now().duration_since(UNIX_EPOCH + changed).ok()
+            });
             if age.is_some_and(|age| age > STALE_SCRATCH) {
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -248,17 +246,18 @@ mod tests {
     }
 
     #[test]
-    fn what_another_run_is_making_is_not_swept_whatever_time_it_shows() {
+    fn an_entry_that_is_being_made_survives_the_next_run_whatever_its_files_times_say() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path()).unwrap();
-        let scratch = cache.scratch().unwrap();
-        let archives = SystemTime::now() - 2 * STALE_SCRATCH;
-        File::open(scratch.path())
-            .unwrap()
-            .set_modified(archives)
-            .unwrap();
-        Cache::at(dir.path()).unwrap();
-        assert!(scratch.path().exists());
+        let key = Key::new().with("a", "1");
+        let make = |filled: &Path, _: &Path| {
+            fs::write(filled.join("f"), "x")?;
+            File::open(filled)?.set_modified(SystemTime::now() - 2 * STALE_SCRATCH)?;
+            Cache::at(dir.path())?;
+            Ok(())
+        };
+        let place = cache.entry("thing", &key, make).unwrap();
+        assert_eq!(fs::read_to_string(place.join("f")).unwrap(), "x");
     }
 
     #[test]

@@ -144,6 +144,7 @@ impl Config {
             self.cgroup.ranges(),
             self.pools.ranges(),
             self.pager.ranges(),
+            self.reset.ranges(),
         ];
         for Range {
             key,

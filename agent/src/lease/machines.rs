@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use snapback_proto::control::ResetReport;
 use snapback_vmm::snapshot::manifest::{Machine, SnapshotId};
 
-use crate::exec::{Blank, Environment, Executor, Poisonous, ResetError, RestoreError, VerifyError};
+use crate::exec::{
+    Blank, Environment, Executor, Poisonous, ResetEnd, ResetError, RestoreError, VerifyError,
+};
 use crate::ids::EnvironmentId;
 use crate::process::Cause;
 use crate::snapshots::Snapshot;
@@ -48,11 +49,12 @@ pub trait Machines: Send + Sync + 'static {
         image: Arc<Self::Image>,
     ) -> impl Future<Output = Result<Self::Machine, Self::RestoreError>> + Send;
 
-    /// Puts everything back.
+    /// Puts everything back, if no more than `page_budget` pages were written.
     fn reset(
         &self,
         machine: &mut Self::Machine,
-    ) -> impl Future<Output = Result<ResetReport, Self::ResetError>> + Send;
+        page_budget: u64,
+    ) -> impl Future<Output = Result<ResetEnd, Self::ResetError>> + Send;
 
     /// Compares everything with the image.
     fn verify(
@@ -99,8 +101,12 @@ impl Machines for Executor {
         Self::restore(self, blank, image).await
     }
 
-    async fn reset(&self, machine: &mut Environment) -> Result<ResetReport, ResetError> {
-        Self::reset(self, machine).await
+    async fn reset(
+        &self,
+        machine: &mut Environment,
+        page_budget: u64,
+    ) -> Result<ResetEnd, ResetError> {
+        Self::reset(self, machine, page_budget).await
     }
 
     async fn verify(&self, machine: &mut Environment) -> Result<(), VerifyError> {

@@ -35,7 +35,10 @@ pub enum Request {
         barrier: bool,
     },
     /// See [`Command::Reset`].
-    Reset,
+    Reset {
+        /// Most pages to copy.
+        page_budget: u64,
+    },
     /// See [`Command::Verify`].
     Verify,
 }
@@ -255,9 +258,9 @@ impl Request {
                 };
                 Ok(Self::Run { ends, barrier })
             }
-            Command::Reset => {
+            Command::Reset { page_budget } => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
-                Ok(Self::Reset)
+                Ok(Self::Reset { page_budget })
             }
             Command::Verify => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
@@ -275,7 +278,7 @@ impl Request {
             Self::Snapshot(_) => "snapshot",
             Self::Restore(_) => "restore",
             Self::Run { .. } => "run",
-            Self::Reset => "reset",
+            Self::Reset { .. } => "reset",
             Self::Verify => "verify",
         }
     }
@@ -389,7 +392,7 @@ mod tests {
             (restore, 7),
             (run(false), 1),
             (run(true), 2),
-            (Command::Reset, 0),
+            (Command::RESET, 0),
             (Command::Verify, 0),
         ];
         for count in 0..9 {

@@ -15,7 +15,7 @@ use crate::bus::GuestEnd;
 use crate::control::{ControlSocket, Request, RequestError, exit_on_hangup, failure};
 use crate::reset::inventory::Parts;
 use crate::reset::verify::verify;
-use crate::reset::{reset, settle};
+use crate::reset::{ResetError, reset, settle};
 use crate::vcpu::{Barrier, Stop, Vcpu, VcpuError};
 
 /// The process cannot go on.
@@ -127,6 +127,9 @@ impl Supervisor {
         };
         match answer {
             Ok(Answer(reply, fd)) => {
+                if matches!(reply, Reply::OverBudget { .. }) {
+                    self.state = State::Ended;
+                }
                 let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
                 self.control.reply(reply, &fds)
             }
@@ -189,10 +192,13 @@ impl Supervisor {
                 nudge(&live).map_err(|e| fail(&e))?;
                 (Contents::Restored(live, saved), Reply::Running.into())
             }
-            (Request::Reset, Contents::Restored(live, saved)) => {
-                let report = reset(&live, &saved, self.parts)
-                    .map_err(|e| Refusal(fail(&e), e.guest_stopped().cloned()))?;
-                (Contents::Restored(live, saved), Reply::Reset(report).into())
+            (Request::Reset { page_budget }, Contents::Restored(live, saved)) => {
+                let reply = match reset(&live, &saved, self.parts, page_budget) {
+                    Ok(report) => Reply::Reset(report),
+                    Err(ResetError::OverBudget { pages }) => Reply::OverBudget { pages },
+                    Err(e) => return Err(Refusal(fail(&e), e.guest_stopped().cloned())),
+                };
+                (Contents::Restored(live, saved), reply.into())
             }
             (Request::Verify, Contents::Restored(live, saved)) => {
                 let differences = verify(&live, &saved).map_err(|e| fail(&e))?;
@@ -263,7 +269,7 @@ fn step_of(request: &Request) -> Step {
         Request::Snapshot(_) => Step::Snapshot,
         Request::Restore(_) => Step::Restore,
         Request::Run { .. } => Step::Run,
-        Request::Reset => Step::Reset,
+        Request::Reset { .. } => Step::Reset,
         Request::Verify => Step::Verify,
     }
 }
