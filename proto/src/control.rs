@@ -87,12 +87,21 @@ pub enum Command {
     /// Let a restored or reset guest run. Descriptors: those of [`Run`].
     Run(Run),
     /// Stop the guest and put everything back to the snapshot.
-    Reset,
+    Reset {
+        /// Most pages to copy. A machine that wrote more is not put back:
+        /// [`Reply::OverBudget`].
+        page_budget: u64,
+    },
     /// Compare the whole of a restored machine with its snapshot.
     Verify,
 }
 
 impl Command {
+    /// A reset whatever it costs.
+    pub const RESET: Self = Self::Reset {
+        page_budget: u64::MAX,
+    };
+
     /// The command's name, for messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -102,7 +111,7 @@ impl Command {
             Self::Snapshot => "snapshot",
             Self::Restore { .. } => "restore",
             Self::Run(_) => "run",
-            Self::Reset => "reset",
+            Self::Reset { .. } => "reset",
             Self::Verify => "verify",
         }
     }
@@ -257,6 +266,12 @@ pub enum Reply {
     },
     /// To `Reset`.
     Reset(ResetReport),
+    /// To `Reset`: more pages were written than the budget has. The machine was not put
+    /// back: the agent must destroy the process.
+    OverBudget {
+        /// How many.
+        pages: u64,
+    },
     /// To `Verify`: what differs, at most [`MAX_DIFFERENCES`] of them. Empty
     /// means equal.
     Verified {

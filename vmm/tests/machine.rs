@@ -305,7 +305,7 @@ fn a_damaged_state_is_refused_by_the_name_of_its_section() {
 #[test]
 fn commands_out_of_order_end_the_machine() {
     let vmm = Vmm::start();
-    let (reply, _) = vmm.ask(&Command::Reset, &[]);
+    let (reply, _) = vmm.ask(&Command::RESET, &[]);
     assert!(matches!(reply, Reply::Failed(_)), "{reply:?}");
     let (reply, _) = vmm.ask(&Command::Verify, &[]);
     assert!(matches!(reply, Reply::Failed(_)), "{reply:?}");

@@ -313,7 +313,7 @@ for _ in range(1000): udp.sendto(b'x', ('10.0.0.255', 9))
 result = 'sent'",
     );
     assert_eq!(sent, json!("sent"));
-    match machine.vmm.ask(&Command::Reset, &[]).0 {
+    match machine.vmm.ask(&Command::RESET, &[]).0 {
         Reply::Failed(failure) => {
             assert_eq!(failure.section.as_deref(), None, "{failure:?}");
             assert!(

@@ -147,6 +147,7 @@ impl Config {
             self.users.ranges(),
             self.pools.ranges(),
             self.pager.ranges(),
+            self.reset.ranges(),
         ];
         for Range {
             key,

@@ -35,7 +35,7 @@ pub use doubt::{Doubt, Poison, Poisonous};
 pub use exchange::Rest;
 pub use invoke::{Completed, Invocation, InvokeError, InvokeFacts, Outcome};
 pub use logs::LOG_TAIL;
-pub use reset::{ResetError, VerifyError};
+pub use reset::{ResetEnd, ResetError, VerifyError};
 pub use restore::{Blank, Environment, RestoreError};
 pub use stream::{Piece, Sink, parts};
 

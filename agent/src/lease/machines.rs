@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use snapback_proto::control::ResetReport;
 use snapback_vmm::snapshot::manifest::{Machine, SnapshotId};
 
-use crate::exec::{Blank, Environment, Executor, Poisonous, ResetError, RestoreError, VerifyError};
+use crate::exec::{
+    Blank, Environment, Executor, Poisonous, ResetEnd, ResetError, RestoreError, VerifyError,
+};
 use crate::ids::EnvironmentId;
 use crate::process::Cause;
 use crate::snapshots::Snapshot;
@@ -44,11 +45,12 @@ pub trait Machines: Send + Sync + 'static {
     /// Gives a microVM its image; its first request loads it.
     fn adopt(&self, blank: Self::Blank, image: Arc<Self::Image>) -> Self::Machine;
 
-    /// Puts everything back.
+    /// Puts everything back, if no more than `page_budget` pages were written.
     fn reset(
         &self,
         machine: &mut Self::Machine,
-    ) -> impl Future<Output = Result<ResetReport, Self::ResetError>> + Send;
+        page_budget: u64,
+    ) -> impl Future<Output = Result<ResetEnd, Self::ResetError>> + Send;
 
     /// Compares everything with the image.
     fn verify(
@@ -91,8 +93,12 @@ impl Machines for Executor {
         Environment::new(blank, image)
     }
 
-    async fn reset(&self, machine: &mut Environment) -> Result<ResetReport, ResetError> {
-        Self::reset(self, machine).await
+    async fn reset(
+        &self,
+        machine: &mut Environment,
+        page_budget: u64,
+    ) -> Result<ResetEnd, ResetError> {
+        Self::reset(self, machine, page_budget).await
     }
 
     async fn verify(&self, machine: &mut Environment) -> Result<(), VerifyError> {

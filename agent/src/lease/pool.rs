@@ -22,7 +22,7 @@ use super::machines::Machines;
 use super::principal::{Principal, Served};
 use super::state::{State, Step};
 use super::ticket::{BlankPool, LeaseError, ResetOutcome, Returned};
-use crate::exec::{Doubt, Poison, Poisonous};
+use crate::exec::{Doubt, Poison, Poisonous, ResetEnd};
 use crate::ids::EnvironmentId;
 use crate::process::Cause;
 use crate::telemetry::{Metrics, Retirement};
@@ -32,7 +32,7 @@ pub(super) enum Done<V: Machines> {
     Blank(Result<V::Blank, V::RestoreError>),
     Reset(
         V::Machine,
-        Result<ResetReport, V::ResetError>,
+        Result<ResetEnd, V::ResetError>,
         oneshot::Sender<ResetOutcome>,
     ),
     Verified(
@@ -214,7 +214,10 @@ impl<V: Machines> Pool<V> {
                     let _ = waiter.reply.send(Err(LeaseError::Restore(Arc::new(error))));
                 }
             }
-            Done::Reset(machine, Ok(report), sender) => {
+            Done::Reset(machine, Ok(ResetEnd::OverBudget { pages }), sender) => {
+                self.exceed(id, machine, pages, sender);
+            }
+            Done::Reset(machine, Ok(ResetEnd::Done(report)), sender) => {
                 self.metrics.reset(&report);
                 if self.is_sampled(id) {
                     self.verify(id, machine, report, sender);

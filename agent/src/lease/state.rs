@@ -13,6 +13,7 @@
 //!                   └────────────────────────────────┘
 //!                                  Matched
 //!
+//!   Retired ◄── Retire from Resetting, too
 //!   Poisoned ◄── Fail from every state that is not an end
 //! ```
 //!
@@ -102,7 +103,9 @@ impl State {
             (Self::Leased, Step::Start) => Self::Running,
             (Self::Running, Step::Finish) => Self::Resetting,
             (Self::Resetting, Step::Check) => Self::Verifying,
-            (Self::Blank | Self::Restored | Self::Running, Step::Retire) => Self::Retired,
+            (Self::Blank | Self::Restored | Self::Running | Self::Resetting, Step::Retire) => {
+                Self::Retired
+            }
             (
                 Self::Blank
                 | Self::Restored
@@ -142,7 +145,7 @@ mod tests {
     use super::*;
 
     /// The drawing above, as data.
-    const EDGES: [(State, Step, State); 17] = [
+    const EDGES: [(State, Step, State); 18] = [
         (State::Blank, Step::Grant, State::Leased),
         (State::Blank, Step::Retire, State::Retired),
         (State::Blank, Step::Fail, State::Poisoned),
@@ -157,6 +160,7 @@ mod tests {
         (State::Running, Step::Fail, State::Poisoned),
         (State::Resetting, Step::Matched, State::Restored),
         (State::Resetting, Step::Check, State::Verifying),
+        (State::Resetting, Step::Retire, State::Retired),
         (State::Resetting, Step::Fail, State::Poisoned),
         (State::Verifying, Step::Matched, State::Restored),
         (State::Verifying, Step::Fail, State::Poisoned),

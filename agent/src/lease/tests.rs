@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::*;
 use crate::config::Fraction;
-use crate::exec::{Doubt, Poison, Poisonous};
+use crate::exec::{Doubt, Poison, Poisonous, ResetEnd};
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, Fate};
 use crate::telemetry::Metrics;
@@ -109,16 +109,20 @@ impl Machines for Pretend {
         Machine { fate }
     }
 
-    async fn reset(&self, _: &mut Machine) -> Result<ResetReport, Failure> {
+    async fn reset(&self, _: &mut Machine, page_budget: u64) -> Result<ResetEnd, Failure> {
         self.gate.acquire().await.unwrap().forget();
         if self.reset_fails.load(Ordering::Relaxed) {
             return Err(Failure);
         }
+        let pages = 7;
+        if pages > page_budget {
+            return Ok(ResetEnd::OverBudget { pages });
+        }
         self.reset.fetch_add(1, Ordering::Relaxed);
-        Ok(ResetReport {
-            pages: 7,
+        Ok(ResetEnd::Done(ResetReport {
+            pages,
             ..ResetReport::default()
-        })
+        }))
     }
 
     async fn verify(&self, _: &mut Machine) -> Result<(), Failure> {
@@ -177,6 +181,7 @@ fn limits(max_environments: usize) -> PoolLimits {
         max_environments,
         idle: Duration::from_secs(60),
         reset_in_place: true,
+        page_budget: 1000,
         verify: Fraction::NONE,
         separation: Separation::Fresh,
         blanks: NO_BLANKS,
@@ -279,6 +284,27 @@ async fn without_resets_every_request_has_an_environment_of_its_own() {
     assert_eq!(pretend.reset.load(Ordering::Relaxed), 0);
     let retired = count(&metrics, r#"snapback_retired_total{reason="single_use"}"#);
     assert_eq!(retired, 3);
+}
+
+#[tokio::test]
+async fn a_request_over_the_page_budget_ends_its_environment_and_no_doubt_is_counted() {
+    let (pretend, client, metrics, _task) = pool_within(PoolLimits {
+        page_budget: 6,
+        ..limits(4)
+    });
+    let (first, _, outcome) = run(&client, "a").await;
+    let why = "it wrote 7 pages, and reset.page_budget is 6";
+    assert!(matches!(outcome, ResetOutcome::Destroyed(said) if said == why));
+    pretend.something_ended.notified().await;
+    let (second, fresh, _) = run(&client, "a").await;
+    assert!(fresh && second != first);
+    let retired = count(&metrics, r#"snapback_retired_total{reason="page_budget"}"#);
+    assert_eq!(retired, 2);
+    assert_eq!(
+        count(&metrics, r#"snapback_poisoned_total{reason="reset"}"#),
+        0
+    );
+    assert_eq!(count(&metrics, "snapback_resets_total"), 0);
 }
 
 #[tokio::test]

@@ -82,6 +82,7 @@ impl Node {
             max_environments: limits.max_environments,
             idle: Duration::from_millis(timeouts.idle_ms),
             reset_in_place: config.reset.in_place,
+            page_budget: config.reset.page_budget,
             verify: config.reset.verify_fraction,
             separation: separation(config.isolation, &metrics),
             blanks: BlankLimits {

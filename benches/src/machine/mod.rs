@@ -228,9 +228,9 @@ impl Machine {
     /// # Errors
     /// When the VMM cannot.
     pub fn reset(&self) -> Result<ResetReport, MachineError> {
-        match self.vmm.ask(&Command::Reset, &[])? {
+        match self.vmm.ask(&Command::RESET, &[])? {
             Reply::Reset(report) => Ok(report),
-            other => Err(self.vmm.refused(&Command::Reset, &other)),
+            other => Err(self.vmm.refused(&Command::RESET, &other)),
         }
     }
 

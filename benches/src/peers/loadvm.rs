@@ -1,17 +1,20 @@
 //! QEMU's own way back to an earlier state: `savevm` once, `loadvm` after each request.
 //! The snapshot lies in a qcow2 image on a tmpfs.
 
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::qemu::{Machine, PEER, load_vsock, prepare, refused, version};
-use super::{Guest, PeerError};
+use super::qemu::{Control, Machine, PEER, load_vsock, prepare, refused, version};
+use super::{Guest, PATIENCE, PeerError};
 use crate::report::{Peer, Samples, milliseconds};
 
 /// Where the snapshot is kept; nothing else is in it.
 const IMAGE: &str = "qemu-snapshot.qcow2";
+/// Room in it, in bytes.
+const SIZE: u64 = 1 << 30;
 
 /// Boots the guest of `guest.initramfs`, which writes as many pages as it is told, and
 /// puts it back after requests of each of `pages`. Blocks.
@@ -21,20 +24,11 @@ const IMAGE: &str = "qemu-snapshot.qcow2";
 pub fn loadvm(guest: &Guest, pages: &[u32], rounds: u32) -> Result<Peer, PeerError> {
     load_vsock()?;
     let image = guest.scratch.join(IMAGE);
-    let made = Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2"])
-        .arg(&image)
-        .arg("1G")
-        .stdin(Stdio::null())
-        .status()
-        .map_err(prepare("run qemu-img"))?;
-    if !made.success() {
-        return Err(refused("qemu-img create", &json!(made.to_string())));
-    }
-    let drive = format!("if=none,id=snapshots,format=qcow2,file={}", image.display());
-    let mut machine = Machine::start_with(guest, true, &["-drive", &drive])?;
+    fs::File::create(&image).map_err(prepare("make a file for the snapshot"))?;
+    let mut machine = Machine::start_with(guest, true, &[])?;
     machine.answers("0 0\n")?;
     let mut control = machine.control()?;
+    make_image(&mut control, &image)?;
     let mut human = |line: &str| {
         let said = control.command("human-monitor-command", &json!({ "command-line": line }))?;
         match said.as_str() {
@@ -62,4 +56,27 @@ pub fn loadvm(guest: &Guest, pages: &[u32], rounds: u32) -> Result<Peer, PeerErr
         peer: format!("{PEER}-microvm {}", version()?),
         rows,
     })
+}
+
+/// Has QEMU make an image in the empty file `path` and use it.
+fn make_image(control: &mut Control, path: &Path) -> Result<(), PeerError> {
+    let file = json!({ "driver": "file", "node-name": "file", "filename": path });
+    control.command("blockdev-add", &file)?;
+    let options = json!({ "driver": "qcow2", "file": "file", "size": SIZE });
+    let job = json!({ "job-id": "image", "options": options });
+    control.command("blockdev-create", &job)?;
+    let begin = Instant::now();
+    loop {
+        let jobs = control.command("query-jobs", &json!({}))?;
+        let job = &jobs[0];
+        match job["status"].as_str() {
+            Some("concluded") if job["error"].is_null() => break,
+            Some("concluded") => return Err(refused("blockdev-create", job)),
+            _ if begin.elapsed() > PATIENCE => return Err(refused("blockdev-create", job)),
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    control.command("job-dismiss", &json!({ "id": "image" }))?;
+    let image = json!({ "driver": "qcow2", "node-name": "snapshots", "file": "file" });
+    control.command("blockdev-add", &image).map(drop)
 }

@@ -84,7 +84,7 @@ pub fn measure(machine: &Machine, quick: bool, report: &mut Report) -> Result<()
     again(machine, quick, report)
 }
 
-/// A guest that is put back as soon as it runs: fewer pages than any request has.
+/// A guest that has woken up and waits: fewer pages than any request has.
 fn few(machine: &Machine, quick: bool, report: &mut Report) -> Result<(), ResetError> {
     progress::step("no request at all");
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };

@@ -42,6 +42,8 @@ pub fn check(report: &mut Report) {
     for runtime in ["python", "provided"] {
         let name = format!("reset/target_throughput_{runtime}");
         checks.push((name, throughput(report, runtime)));
+        let name = format!("reset/first_requests_{runtime}");
+        checks.push((name, first_requests(report, runtime)));
     }
     for (name, verdict) in checks {
         let (ok, detail) = verdict.unwrap_or((false, "not measured".to_owned()));
@@ -86,6 +88,24 @@ fn throughput(report: &Report, runtime: &str) -> Option<(bool, String)> {
         "{} req/s with resets, {} without: {:.0} %, at least {:.0} %",
         number(with),
         number(without),
+        share * 100.0,
+        THROUGHPUT * 100.0
+    );
+    Some((share >= THROUGHPUT, detail))
+}
+
+/// The share of its time that a machine has for its guest when every request is the first
+/// one after the snapshot.
+fn first_requests(report: &Report, runtime: &str) -> Option<(bool, String)> {
+    let of = [("runtime", json!(runtime))];
+    let guest = find(report, "reset/first_request", &of)?.p50;
+    let wanted = [("runtime", json!(runtime)), ("reset", json!(true))];
+    let whole = 1e3 / find(report, "reset/throughput", &wanted)?.p50;
+    let share = guest / whole.max(f64::MIN_POSITIVE);
+    let detail = format!(
+        "{} of {} ms are the guest's: {:.0} %, at least {:.0} %",
+        number(guest),
+        number(whole),
         share * 100.0,
         THROUGHPUT * 100.0
     );

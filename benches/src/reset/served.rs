@@ -4,7 +4,9 @@
 //! guest-init takes one request after the other without a reset in between if it is
 //! told to resume each time, which the agent never does. So both ways do the same in
 //! the guest, entropy and clock included; the difference is `Reset`, `Run`, and what a
-//! guest that was put back does for the first time again.
+//! guest that was put back does for the first time again: hooks of its runtime, and
+//! whatever a program only does once. `reset/first_request` says how long such a request
+//! takes the guest.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -23,7 +25,7 @@ use super::ResetError;
 use crate::function::Function;
 use crate::machine::{Link, Machine, Snapshot, Software, prepare};
 use crate::progress;
-use crate::report::{Report, Samples};
+use crate::report::{Report, Samples, milliseconds};
 use crate::subjects;
 
 /// Requests of one sample.
@@ -69,7 +71,11 @@ pub fn measure(
         for reset in [true, false] {
             let machine = snapshot.restore(snapshot.blank()?)?;
             let samples = match reset {
-                true => with_resets(&machine, batches)?,
+                true => {
+                    let (samples, guest) = with_resets(&machine, batches)?;
+                    report.add(guest.row("reset/first_request", [("runtime", json!(runtime))]));
+                    samples
+                }
                 false => without(&machine, batches)?,
             };
             let params = [("runtime", json!(runtime)), ("reset", json!(reset))];
@@ -100,12 +106,18 @@ fn batches(
     Ok(samples)
 }
 
-fn with_resets(machine: &Machine, count: u32) -> Result<Samples, ResetError> {
-    batches(count, || {
-        request(&machine.run()?)?;
+/// The second samples are of what the guest alone needs in such a life, in milliseconds.
+fn with_resets(machine: &Machine, count: u32) -> Result<(Samples, Samples), ResetError> {
+    let mut guest = Samples::new("ms");
+    let rate = batches(count, || {
+        let stream = machine.run()?;
+        let begin = Instant::now();
+        request(&stream)?;
+        guest.push(milliseconds(begin.elapsed()));
         machine.reset()?;
         Ok(())
-    })
+    })?;
+    Ok((rate, guest))
 }
 
 fn without(machine: &Machine, count: u32) -> Result<Samples, ResetError> {

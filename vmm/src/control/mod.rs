@@ -30,7 +30,10 @@ pub enum Request {
     /// See [`Command::Run`].
     Run(RunFiles),
     /// See [`Command::Reset`].
-    Reset,
+    Reset {
+        /// Most pages to copy.
+        page_budget: u64,
+    },
     /// See [`Command::Verify`].
     Verify,
 }
@@ -265,9 +268,9 @@ impl Request {
                 }))
             }
             Command::Run(run) => Ok(Self::Run(RunFiles::take(run, fds).map_err(wrong)?)),
-            Command::Reset => {
+            Command::Reset { page_budget } => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
-                Ok(Self::Reset)
+                Ok(Self::Reset { page_budget })
             }
             Command::Verify => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
@@ -285,7 +288,7 @@ impl Request {
             Self::Snapshot(_) => "snapshot",
             Self::Restore(_) => "restore",
             Self::Run(_) => "run",
-            Self::Reset => "reset",
+            Self::Reset { .. } => "reset",
             Self::Verify => "verify",
         }
     }
@@ -415,7 +418,7 @@ mod tests {
             (restore(Some(run(true))), 9),
             (Command::Run(run(false)), 1),
             (Command::Run(run(true)), 2),
-            (Command::Reset, 0),
+            (Command::RESET, 0),
             (Command::Verify, 0),
         ];
         for count in 0..11 {

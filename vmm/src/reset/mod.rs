@@ -35,6 +35,12 @@ pub enum ResetError {
     /// KVM does not take the collected pages back.
     #[error("KVM cannot track the collected pages again")]
     Tracking(#[source] io::Error),
+    /// More pages were written than may be copied.
+    #[error("{pages} pages were written, more than are to be copied back")]
+    OverBudget {
+        /// How many.
+        pages: u64,
+    },
     /// A page could not be copied.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -51,11 +57,18 @@ impl ResetError {
     }
 }
 
-/// Stops the guest of `live` and puts `parts` back to `saved`.
+/// Stops the guest of `live` and puts `parts` back to `saved`, unless more than
+/// `page_budget` pages were written.
 ///
 /// # Errors
-/// When a part fails: the machine is then neither one nor the other.
-pub fn reset(live: &Live, saved: &Saved, parts: Parts) -> Result<ResetReport, ResetError> {
+/// When a part fails, or the budget is not enough: the machine is then neither one nor
+/// the other.
+pub fn reset(
+    live: &Live,
+    saved: &Saved,
+    parts: Parts,
+    page_budget: u64,
+) -> Result<ResetReport, ResetError> {
     let begin = Instant::now();
     live.pause().map_err(ResetError::Pause)?;
     live.board.ahead.give_up();
@@ -64,6 +77,9 @@ pub fn reset(live: &Live, saved: &Saved, parts: Parts) -> Result<ResetReport, Re
     let loaded = Instant::now();
     let (pages, by_vcpu, by_devices) = collect(live, parts)?;
     let collected = Instant::now();
+    if pages.len() > page_budget {
+        return Err(ResetError::OverBudget { pages: pages.len() });
+    }
     live.memory.put_back(&pages)?;
     let end = Instant::now();
     Ok(ResetReport {

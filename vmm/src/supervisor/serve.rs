@@ -17,7 +17,7 @@ use crate::bus::GuestEnd;
 use crate::control::{ControlSocket, Request, RequestError, RunFiles, exit_on_hangup, failure};
 use crate::reset::inventory::Parts;
 use crate::reset::verify::verify;
-use crate::reset::{reset, settle};
+use crate::reset::{ResetError, reset, settle};
 use crate::vcpu::{Barrier, Entrance, Stop, Vcpu, VcpuError};
 
 /// The name of a run in failures.
@@ -151,6 +151,9 @@ impl Supervisor {
         match answer {
             Ok(Answer::Entered) => Ok(()),
             Ok(Answer::Now(reply, fd)) => {
+                if matches!(reply, Reply::OverBudget { .. }) {
+                    self.state = State::Ended;
+                }
                 let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
                 self.control.reply(reply, &fds)
             }
@@ -218,10 +221,13 @@ impl Supervisor {
                 self.let_go(&live, &saved, run)?;
                 (Contents::Restored(live, saved), Answer::Entered)
             }
-            (Request::Reset, Contents::Restored(live, saved)) => {
-                let report = reset(&live, &saved, self.parts)
-                    .map_err(|e| Refusal(fail(&e), e.guest_stopped().cloned()))?;
-                (Contents::Restored(live, saved), Reply::Reset(report).into())
+            (Request::Reset { page_budget }, Contents::Restored(live, saved)) => {
+                let reply = match reset(&live, &saved, self.parts, page_budget) {
+                    Ok(report) => Reply::Reset(report),
+                    Err(ResetError::OverBudget { pages }) => Reply::OverBudget { pages },
+                    Err(e) => return Err(Refusal(fail(&e), e.guest_stopped().cloned())),
+                };
+                (Contents::Restored(live, saved), reply.into())
             }
             (Request::Verify, Contents::Restored(live, saved)) => {
                 let differences = verify(&live, &saved).map_err(|e| fail(&e))?;
@@ -350,7 +356,7 @@ fn steps_of(request: &Request) -> &'static [Step] {
         Request::Restore(files) if files.run.is_some() => &[Step::Restore, Step::Run],
         Request::Restore(_) => &[Step::Restore],
         Request::Run(_) => &[Step::Run],
-        Request::Reset => &[Step::Reset],
+        Request::Reset { .. } => &[Step::Reset],
         Request::Verify => &[Step::Verify],
     }
 }

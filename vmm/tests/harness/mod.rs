@@ -141,7 +141,7 @@ impl Vmm {
     }
 
     pub fn reset(&self) -> control::ResetReport {
-        match self.ask(&control::Command::Reset, &[]).0 {
+        match self.ask(&control::Command::RESET, &[]).0 {
             Reply::Reset(report) => report,
             other => panic!("{other:?}"),
         }

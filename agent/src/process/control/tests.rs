@@ -48,7 +48,7 @@ async fn a_command_without_answer_ends_in_time_and_is_the_last() {
     let (mut client, _socket) = pair(&Fate::default());
     let short = Duration::from_millis(20);
     let error = client
-        .command(&Command::Reset, &[], short)
+        .command(&Command::RESET, &[], short)
         .await
         .unwrap_err();
     assert!(matches!(
