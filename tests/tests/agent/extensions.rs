@@ -80,7 +80,7 @@ fn extensions_hear_of_each_request_and_of_its_end_and_telemetry_tells_them_all_o
         assert_eq!(lines.iter().filter(handled).count(), 1, "{lines:?}");
     }
     // Subscribers were told of the initialisation before the snapshot.
-    let told = objects(&said(&agent, "init"), "extension", "TELEMETRY");
+    let told = objects(&said(&agent, "init observed"), "extension", "TELEMETRY");
     let kinds: Vec<_> = told
         .iter()
         .filter_map(|event| event["type"].as_str())

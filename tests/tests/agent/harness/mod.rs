@@ -76,7 +76,7 @@ impl Drop for Shared {
     }
 }
 
-/// What was said in the course of a request (or in `init`), in the order in which it came:
+/// What was said in the course of a request (or in `init FUNCTION`), in the order in which it came:
 /// from which stream, and what.
 pub fn said(agent: &Agent, request: &str) -> Vec<(String, String)> {
     let log = agent.place().log();
