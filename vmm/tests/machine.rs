@@ -202,6 +202,7 @@ fn check_shape(vcpus: u8, memory_mib: u32) {
 
 #[test]
 fn machines_of_several_vcpus_are_restored_and_reset_as_one() {
+    // One, four and eight are below, with other amounts of memory.
     for vcpus in [2, 3, 5, 6, 7] {
         check_shape(vcpus, 128);
     }
