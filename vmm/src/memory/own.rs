@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
 use super::pages::BITS;
 use super::{PAGE_SIZE, PageSet};
 
@@ -29,12 +31,22 @@ const _: () = assert!(BATCH.is_multiple_of(BITS));
 pub struct Pagemap(File);
 
 impl Pagemap {
-    /// The own one; needs `/proc`.
+    /// The own one; needs `/proc`. It says nothing of where in the host's memory pages lie:
+    /// that is for whoever opens it with privileges, and a guest that takes its VMM over
+    /// must not learn it.
     ///
     /// # Errors
     /// What the kernel reports.
     pub fn open() -> io::Result<Self> {
-        File::open("/proc/self/pagemap").map(Self)
+        let sets = rustix::thread::capabilities(None)?;
+        let none = CapabilitySets {
+            effective: CapabilitySet::empty(),
+            ..sets
+        };
+        rustix::thread::set_capabilities(None, none)?;
+        let file = File::open("/proc/self/pagemap");
+        rustix::thread::set_capabilities(None, sets)?;
+        file.map(Self)
     }
 
     /// Another process's; needs the privilege to trace it.
@@ -134,6 +146,18 @@ mod tests {
             ram.write_obj(1_u8, at(page)).unwrap();
         }
         assert_eq!(own(), written);
+    }
+
+    #[test]
+    fn where_a_page_lies_in_the_hosts_memory_stays_hidden() {
+        const FRAME: u64 = (1 << 55) - 1;
+        let page = vec![1_u8; PAGE_SIZE];
+        let at = page.as_ptr().addr() / PAGE_SIZE * ENTRY;
+        let mut entry = [0; ENTRY];
+        let pagemap = Pagemap::open().unwrap();
+        pagemap.0.read_exact_at(&mut entry, at as u64).unwrap();
+        let entry = u64::from_ne_bytes(entry);
+        assert_eq!((entry & PRESENT, entry & FRAME), (PRESENT, 0));
     }
 
     #[test]
