@@ -492,8 +492,9 @@ fn a_hostile_working_set_costs_reads_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     // Made for a larger memory, and pointing to a page that cannot be read.
     let larger = WorkingSet::of((0..4000).rev(), 4000);
-    larger.write(folder.path()).unwrap();
-    let set = WorkingSet::read(folder.path(), PAGES).unwrap().unwrap();
+    let path = folder.path().join(WORKING_SET_FILE_NAME);
+    larger.write(&path).unwrap();
+    let set = WorkingSet::read(&path, PAGES).unwrap().unwrap();
     assert_eq!(u64::try_from(set.pages()).unwrap(), PAGES);
     let pages: Vec<u64> = scattered();
     assert!(faults_of_a_run(&pager, &pages, Some(&set)) <= 1);
@@ -502,6 +503,6 @@ fn a_hostile_working_set_costs_reads_and_nothing_else() {
     pager.prefetch(&cache, &larger);
     pager.prefetch(&cache, &WorkingSet::of([7], PAGES));
     until_there(&cache, &[7]);
-    std::fs::write(folder.path().join(WORKING_SET_FILE_NAME), b"SNAPWS").unwrap();
-    assert!(WorkingSet::read(folder.path(), PAGES).is_err());
+    std::fs::write(&path, b"SNAPWS").unwrap();
+    assert!(WorkingSet::read(&path, PAGES).is_err());
 }

@@ -45,9 +45,12 @@ pub struct Record {
     pub blank_pool: Option<String>,
     /// The restore of this microVM, command to reply, in nanoseconds.
     pub restore_ns: u64,
+    /// In the VMM, from the arrival of the command that let the guest run to the moment
+    /// at which it was entered, in nanoseconds.
+    pub enter_ns: u64,
     /// Page faults that the pager answered for this microVM.
     pub userfaults: u64,
-    /// From `Run` to the guest's confirmation, in nanoseconds.
+    /// From the departure of that command to the guest's confirmation, in nanoseconds.
     pub resume_ns: u64,
     /// From the event's departure to the answer's arrival, in nanoseconds.
     pub function_ns: u64,

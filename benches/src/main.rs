@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use snapback_bench::demo::{self, EACH};
 use snapback_bench::invoke;
+use snapback_bench::peers::Programs;
 use snapback_bench::report::Report;
-use snapback_bench::restore;
+use snapback_bench::{reset, restore};
 
 /// Measurements of Snapback.
 #[derive(Debug, Parser)]
@@ -26,6 +27,8 @@ enum Command {
     Demo(DemoArguments),
     /// Measure how long a request waits for a microVM that does not exist.
     Restore(RestoreArguments),
+    /// Measure what it costs to put a microVM back to its snapshot.
+    Reset(ResetArguments),
     /// Measure what a request costs whose microVM is there.
     Invoke(Measurement),
 }
@@ -37,6 +40,24 @@ struct RestoreArguments {
     /// The initramfs of the guest that other VMMs restore; without it there are none.
     #[arg(long, value_name = "FILE")]
     peer_init: Option<PathBuf>,
+    /// Firecracker's program, to be measured as a peer.
+    #[arg(long, value_name = "FILE")]
+    firecracker: Option<PathBuf>,
+    /// Cloud Hypervisor's program, to be measured as a peer.
+    #[arg(long, value_name = "FILE", requires = "pci_kernel")]
+    cloud_hypervisor: Option<PathBuf>,
+    /// The kernel of its guest: the peers' one with virtio over PCI.
+    #[arg(long, value_name = "FILE")]
+    pci_kernel: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ResetArguments {
+    #[command(flatten)]
+    measurement: Measurement,
+    /// The initramfs of the guest that writes pages.
+    #[arg(long, value_name = "FILE")]
+    dirty_init: PathBuf,
 }
 
 /// What every benchmark is told.
@@ -89,6 +110,7 @@ fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => show(arguments),
         Command::Restore(arguments) => measure_restore(arguments),
+        Command::Reset(arguments) => measure_reset(arguments),
         Command::Invoke(common) => measure_invoke(common),
     }
 }
@@ -100,8 +122,24 @@ fn measure_restore(arguments: RestoreArguments) -> Result<ExitCode> {
         bin_dir: common.bin_dir,
         functions: common.functions,
         peer_init: arguments.peer_init,
+        peers: Programs {
+            firecracker: arguments.firecracker,
+            cloud_hypervisor: arguments.cloud_hypervisor.zip(arguments.pci_kernel),
+        },
         quick: common.quick,
     }));
+    present(&report, common.plot, common.json)
+}
+
+fn measure_reset(arguments: ResetArguments) -> Result<ExitCode> {
+    let common = arguments.measurement;
+    let report = reset::run(&reset::Options {
+        assets: common.assets,
+        bin_dir: common.bin_dir,
+        functions: common.functions,
+        dirty_init: arguments.dirty_init,
+        quick: common.quick,
+    });
     present(&report, common.plot, common.json)
 }
 

@@ -39,6 +39,12 @@ pub fn python() -> Result<PathBuf, FunctionError> {
     Ok(function::source_tree(PYTHON)?.join(PYTHON))
 }
 
+/// The folder of the function that brings its own runtime, among those that were built.
+#[must_use]
+pub fn provided(built: &Path) -> PathBuf {
+    built.join(PROVIDED)
+}
+
 /// Lets the agent on `socket` boot and snapshot each function. `built` is where
 /// those are that had to be built.
 ///
@@ -49,7 +55,7 @@ pub async fn create(
     built: &Path,
     socket: &Path,
 ) -> Result<Vec<Subject>, SubjectError> {
-    let folders = [("provided", built.join(PROVIDED)), ("python", python()?)];
+    let folders = [("provided", provided(built)), ("python", python()?)];
     let mut subjects = Vec::new();
     for (runtime, folder) in folders {
         let function = Function::load(&folder)?;

@@ -14,7 +14,7 @@
 //!                         ▲────────────────────┘
 //! ```
 //!
-//! `Verify` is allowed while Restored. The end of the control socket ends the
+//! A `Restore` that carries a [`Run`] goes on to Running by itself. `Verify` is allowed while Restored. The end of the control socket ends the
 //! VMM process in every state.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -69,7 +69,8 @@ pub enum Command {
     /// memory is in the memfd of `Boot`. Only the end of the process follows.
     Snapshot,
     /// Put a snapshot into a blank machine. Descriptors: memory (memfd, mapped
-    /// private), state file, serial output (pipe), then those of [`Devices`].
+    /// private), state file, serial output (pipe), then those of [`Devices`], then
+    /// those of the run if there is one.
     Restore {
         /// The same devices as at `Boot`; a scratch disk's base is now what it
         /// held at the snapshot.
@@ -77,25 +78,30 @@ pub enum Command {
         /// Whether the memory may lack pages of the snapshot, which are faulted in
         /// through the userfaultfd. Otherwise its holes are zero in the snapshot, too.
         lazy: bool,
+        /// Pages that the guest will probably write, at most [`MAX_RUNS`] runs: where the
+        /// memory is whole, each is made the machine's own before it is asked for. A hint.
+        written: Vec<PageRun>,
+        /// Let the guest run at once, as [`Command::Run`] does: one message each way.
+        run: Option<Run>,
     },
-    /// Let a restored or reset guest run. Descriptors: the host end of its
-    /// invocation channel (a fresh stream socket), the vsock hub if there is one (a
-    /// fresh one too).
-    Run {
-        /// Whether a hub comes with it; without one, the guest's other connections
-        /// are refused.
-        hub: bool,
-        /// Whether another principal than this run's has run in this machine: every
-        /// vCPU passes a branch-predictor barrier first.
-        barrier: bool,
-    },
+    /// Let a restored or reset guest run. Descriptors: those of [`Run`].
+    Run(Run),
     /// Stop the guest and put everything back to the snapshot.
-    Reset,
+    Reset {
+        /// Most pages to copy. A machine that wrote more is not put back:
+        /// [`Reply::OverBudget`].
+        page_budget: u64,
+    },
     /// Compare the whole of a restored machine with its snapshot.
     Verify,
 }
 
 impl Command {
+    /// A reset whatever it costs.
+    pub const RESET: Self = Self::Reset {
+        page_budget: u64::MAX,
+    };
+
     /// The command's name, for messages.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -104,10 +110,43 @@ impl Command {
             Self::Boot { .. } => "boot",
             Self::Snapshot => "snapshot",
             Self::Restore { .. } => "restore",
-            Self::Run { .. } => "run",
-            Self::Reset => "reset",
+            Self::Run(_) => "run",
+            Self::Reset { .. } => "reset",
             Self::Verify => "verify",
         }
+    }
+}
+
+/// Neighbouring pages of the memory file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRun {
+    /// The first one's number.
+    pub first: u32,
+    /// How many.
+    pub pages: u32,
+}
+
+/// Most runs of pages in one command.
+pub const MAX_RUNS: usize = 2048;
+
+/// How a guest is let go. Descriptors: the host end of its invocation channel (a fresh
+/// stream socket, in which messages may wait already), the vsock hub if there is one (a
+/// fresh one too).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Whether a hub comes with it; without one, the guest's other connections are
+    /// refused.
+    pub hub: bool,
+    /// Whether another principal than this run's has run in this machine: every vCPU
+    /// passes a branch-predictor barrier first.
+    pub barrier: bool,
+}
+
+impl Run {
+    /// How many descriptors come with it.
+    #[must_use]
+    pub fn descriptors(self) -> usize {
+        1 + usize::from(self.hub)
     }
 }
 
@@ -217,12 +256,22 @@ pub enum Reply {
         /// Size of the state file, in bytes.
         state_len: u64,
     },
-    /// To `Restore`: the guest can `Run`.
+    /// To `Restore` without a run: the guest can `Run`.
     Restored,
-    /// To `Run`.
-    Running,
+    /// To `Run`, and to `Restore` with one.
+    Running {
+        /// From the command's arrival at the VMM to the moment at which its first vCPU
+        /// enters the guest, in nanoseconds.
+        entered_ns: u64,
+    },
     /// To `Reset`.
     Reset(ResetReport),
+    /// To `Reset`: more pages were written than the budget has. The machine was not put
+    /// back: the agent must destroy the process.
+    OverBudget {
+        /// How many.
+        pages: u64,
+    },
     /// To `Verify`: what differs, at most [`MAX_DIFFERENCES`] of them. Empty
     /// means equal.
     Verified {
@@ -272,8 +321,16 @@ pub struct ResetReport {
     pub pages_by_devices: u64,
     /// Stopping the vCPUs.
     pub pause_ns: u64,
-    /// Setting the state of devices, interrupt controllers and processors.
+    /// Setting all state but memory: the four that follow.
     pub state_ns: u64,
+    /// Of this, what the VMM keeps for a running guest.
+    pub host_ns: u64,
+    /// Of this, devices.
+    pub devices_ns: u64,
+    /// Of this, interrupt controllers.
+    pub interrupts_ns: u64,
+    /// Of this, processors.
+    pub processors_ns: u64,
     /// Of the pages, those that are copied at every reset because requests keep
     /// writing them.
     pub hot_pages: u64,
@@ -340,10 +397,10 @@ mod tests {
 
     use super::*;
 
-    const RUN: Command = Command::Run {
+    const RUN: Command = Command::Run(Run {
         hub: false,
         barrier: false,
-    };
+    });
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(

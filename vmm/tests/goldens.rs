@@ -111,7 +111,7 @@ fn goldens_of_every_format_are_restored_and_do_what_they_did() {
                 "{}, {life}",
                 golden.name
             );
-            let (reply, _) = running.vmm.ask(&Command::Reset, &[]);
+            let (reply, _) = running.vmm.ask(&Command::RESET, &[]);
             assert!(matches!(reply, Reply::Reset(_)), "{reply:?}");
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use harness::{Shape, Vmm};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use snapback_proto::control::{Command, Devices};
+use snapback_proto::control::{Command, Devices, Run};
 use snapback_vmm::sys::memfd;
 use tiny::{Running, Tiny};
 
@@ -104,10 +104,7 @@ fn it_ends_while_a_vcpu_waits_for_a_page_that_never_comes() {
     let cold = without(&memory, |at| at == CODE);
     let mut machine = Running::restore_into(vmm, cold, &state);
     let (_channel, theirs) = harness::stream_pair();
-    let run = Command::Run {
-        hub: false,
-        barrier: false,
-    };
+    let run = Command::Run(Run::default());
     machine.vmm.ask(&run, &[&theirs]);
     let waiting = waits_for_a_page(&machine.vmm);
     assert!(waiting.starts_with("vcpu"), "{waiting}");

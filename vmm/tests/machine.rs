@@ -8,16 +8,20 @@
 mod harness;
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{
-    Cache, Shape, Vmm, boot_and_snapshot, restore_command, restored, restored_from, snapshot,
+    Cache, Console, Shape, Vmm, boot_and_snapshot, restore_command, restored, restored_from,
+    snapshot, stream_pair, tell,
 };
 use snapback_proto::CONTROL_VERSION;
-use snapback_proto::control::{Command, Devices, Machine, Reply};
+use snapback_proto::control::{Command, Devices, Machine, PageRun, Reply, Run};
 use snapback_proto::cpu::CpuTemplate;
+use snapback_proto::frame::read_frame;
+use snapback_proto::guest::GuestMessage;
 use snapback_vmm::supervisor::Saved;
 
 #[test]
@@ -60,6 +64,56 @@ fn a_cold_restore_pages_in_what_it_needs() {
     );
     machine.reset();
     assert_eq!(machine.request("{}"), r#"{"calls": 1, "trace": 1}"#);
+}
+
+/// Pages that are to be a machine's own ahead: some that its guest reads and writes, all
+/// kinds of nonsense, and some twice.
+fn ahead(pages: u64) -> Vec<PageRun> {
+    let last = u32::try_from(pages).unwrap() - 1;
+    let runs = [
+        (0, 300),
+        (200, 200),
+        (last, 1),
+        (last, 9),
+        (last + 1, 1),
+        (u32::MAX, u32::MAX),
+    ];
+    let run = |(first, pages)| PageRun { first, pages };
+    runs.map(run).to_vec()
+}
+
+#[test]
+fn a_restore_that_lets_the_guest_run_takes_one_message_each_way() {
+    for vcpus in [1, 3] {
+        let snapshot = boot_and_snapshot(Shape {
+            vcpus,
+            ..Shape::SMALL
+        });
+        let vmm = Vmm::start();
+        // Nobody answers a fault: the memory is whole.
+        let _pages = vmm.prepare(snapshot.shape);
+        let (_console, serial) = Console::new();
+        // What the guest hears first waits for it.
+        let (mut channel, theirs) = stream_pair();
+        tell(&mut channel, 9);
+        let (memory, state, disks) = (&snapshot.memory, &snapshot.state, &snapshot.disks);
+        let fds: [&dyn AsFd; 6] = [memory, state, &serial, &disks[0], &disks[1], &theirs];
+        let command = Command::Restore {
+            devices: Devices::read_only_disks(2),
+            lazy: false,
+            written: ahead(snapshot.shape.memory() / 4096),
+            run: Some(Run::default()),
+        };
+        let (reply, _) = vmm.ask(&command, &fds);
+        assert!(
+            matches!(reply, Reply::Running { entered_ns: 1.. }),
+            "{reply:?}"
+        );
+        let (said, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
+        assert_eq!(said, GuestMessage::Resumed { generation: 9 });
+        vmm.reset();
+        assert_eq!(vmm.differences(), [""; 0], "{vcpus} vCPUs");
+    }
 }
 
 #[test]
@@ -148,6 +202,7 @@ fn check_shape(vcpus: u8, memory_mib: u32) {
 
 #[test]
 fn machines_of_several_vcpus_are_restored_and_reset_as_one() {
+    // One, four and eight are below, with other amounts of memory.
     for vcpus in [2, 3, 5, 6, 7] {
         check_shape(vcpus, 128);
     }
@@ -251,7 +306,7 @@ fn a_damaged_state_is_refused_by_the_name_of_its_section() {
 #[test]
 fn commands_out_of_order_end_the_machine() {
     let vmm = Vmm::start();
-    let (reply, _) = vmm.ask(&Command::Reset, &[]);
+    let (reply, _) = vmm.ask(&Command::RESET, &[]);
     assert!(matches!(reply, Reply::Failed(_)), "{reply:?}");
     let (reply, _) = vmm.ask(&Command::Verify, &[]);
     assert!(matches!(reply, Reply::Failed(_)), "{reply:?}");
@@ -271,6 +326,8 @@ fn the_process_ends_with_its_control_socket_even_while_a_fault_is_unanswered() {
     let restore = Command::Restore {
         devices: Devices::read_only_disks(2),
         lazy: true,
+        written: Vec::new(),
+        run: None,
     };
     snapback_proto::control::send(&vmm.socket, &restore, &fds).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(500));

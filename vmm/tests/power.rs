@@ -36,7 +36,7 @@ fn a_guest_that_powers_off_has_powered_off() {
     let (machine, reason) = end_of("libc.reboot(0x4321fedc)");
     assert_eq!(reason, StopReason::PoweredOff);
     // It is over: nothing can be done with the machine any more.
-    let (reply, _) = machine.vmm.ask(&Command::Reset, &[]);
+    let (reply, _) = machine.vmm.ask(&Command::RESET, &[]);
     assert!(matches!(reply, Reply::Failed(_)), "{reply:?}");
 }
 
@@ -72,7 +72,7 @@ fn an_end_during_a_reset_is_reported_before_the_resets_failure() {
     // The text comes before the end itself: a guest that is stopped in between did not
     // end. When the end is seen before the command comes, the order is the same.
     std::thread::sleep(std::time::Duration::from_secs(2));
-    snapback_proto::control::send(&machine.vmm.socket, &Command::Reset, &[]).unwrap();
+    snapback_proto::control::send(&machine.vmm.socket, &Command::RESET, &[]).unwrap();
     let ended = VmmMessage::Event(Event::Stopped(StopReason::Panicked));
     assert_eq!(machine.vmm.message().0, ended);
     let (reply, _) = machine.vmm.message();

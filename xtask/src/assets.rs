@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::cache::Cache;
 use crate::initramfs;
-use crate::kernel;
+use crate::kernel::{self, Kernel};
 use crate::progress::Step;
 use crate::rootfs;
 use crate::workspace;
@@ -24,7 +24,10 @@ pub fn make(cache: &Cache) -> Result<PathBuf> {
     let directory = workspace::target().join("assets");
     let images = directory.join("rootfs");
     fs::create_dir_all(&images).with_context(|| format!("cannot create {}", images.display()))?;
-    place(&kernel::make(cache)?, &directory.join("vmlinux"))?;
+    place(
+        &kernel::make(cache, Kernel::Guest)?,
+        &directory.join("vmlinux"),
+    )?;
     for name in ROOT_FILE_SYSTEMS {
         let image = rootfs::make(cache, name)?;
         place(&image, &images.join(format!("{name}.erofs")))?;

@@ -5,8 +5,9 @@
 //! complete; a lock per entry keeps two runs from making the same one twice.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use tempfile::TempDir;
@@ -174,11 +175,12 @@ impl Cache {
             return;
         };
         for entry in entries.flatten() {
-            let age = entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .ok()
-                .and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            // The status change, not the modification: unpacking a package gives a
+            // directory the time that the package says.
+            let age = entry.metadata().ok().and_then(|metadata| {
+                let changed = Duration::from_secs(u64::try_from(metadata.ctime()).ok()?);
+                SystemTime::now().duration_since(UNIX_EPOCH + changed).ok()
+            });
             if age.is_some_and(|age| age > STALE_SCRATCH) {
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -241,6 +243,21 @@ mod tests {
             .entry("thing", &key, |_, _| anyhow::bail!("made twice"))
             .unwrap();
         assert_eq!(place, again);
+    }
+
+    #[test]
+    fn an_entry_that_is_being_made_survives_the_next_run_whatever_its_files_times_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path()).unwrap();
+        let key = Key::new().with("a", "1");
+        let make = |filled: &Path, _: &Path| {
+            fs::write(filled.join("f"), "x")?;
+            File::open(filled)?.set_modified(SystemTime::now() - 2 * STALE_SCRATCH)?;
+            Cache::at(dir.path())?;
+            Ok(())
+        };
+        let place = cache.entry("thing", &key, make).unwrap();
+        assert_eq!(fs::read_to_string(place.join("f")).unwrap(), "x");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::examples;
 use crate::execution;
 use crate::host_box::{Clock, Settings};
 use crate::job::Job;
-use crate::kernel;
+use crate::kernel::{self, Kernel};
 use crate::measure::{self, Benchmark, Files};
 use crate::packages;
 use crate::place::Place;
@@ -107,7 +107,7 @@ struct BoxArgs {
 pub fn run() -> Result<u8> {
     match Cli::parse().command {
         Command::Box(args) => run_box(args),
-        Command::Kernel => made(kernel::make),
+        Command::Kernel => made(|cache| kernel::make(cache, Kernel::Guest)),
         Command::Rootfs { name } => made(|cache| rootfs::make(cache, &name)),
         Command::Assets { refresh } => made(|cache| {
             if refresh {

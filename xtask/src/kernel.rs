@@ -1,5 +1,5 @@
-//! The guest's kernel: Linux 6.12 from Debian's source package with the configuration of
-//! `kernel-configs/`, as a stripped ELF `vmlinux`.
+//! The guests' kernels: Linux 6.12 from Debian's source package with the configurations of
+//! `kernel-configs/`, each as a stripped ELF `vmlinux`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,24 +46,48 @@ const UNUSED: [&str; 15] = [
     "*/tools/testing/*",
 ];
 
-/// Where the configuration is.
-fn configuration() -> PathBuf {
-    workspace::root().join("kernel-configs/guest-x86_64.config")
+/// Which kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// That of Snapback's guests.
+    Guest,
+    /// The same, with virtio devices on a PCI bus: for a peer that has no others.
+    Pci,
 }
 
-/// The guest kernel's `vmlinux`, built if the cache lacks it.
-pub fn make(cache: &Cache) -> Result<PathBuf> {
-    let fragment = configuration();
-    let base = Key::new().with("recipe", RECIPE).with_file(&fragment)?;
-    let key = |version: &str| base.clone().with("version", version);
+impl Kernel {
+    /// The files of its configuration; the last line about a symbol counts.
+    fn configuration(self) -> Vec<PathBuf> {
+        let names: &[&str] = match self {
+            Self::Guest => &["guest-x86_64.config"],
+            Self::Pci => &["guest-x86_64.config", "peer-pci-x86_64.config"],
+        };
+        let folder = workspace::root().join("kernel-configs");
+        names.iter().map(|name| folder.join(name)).collect()
+    }
+
+    /// What it is made of, besides the version of the source.
+    fn key(self) -> Result<Key> {
+        let files = self.configuration();
+        let start = Key::new().with("recipe", RECIPE);
+        files
+            .iter()
+            .try_fold(start, |key, file| key.with_file(file))
+    }
+}
+
+/// The kernel's `vmlinux`, built if the cache lacks it. All kernels are of one version.
+pub fn make(cache: &Cache, kernel: Kernel) -> Result<PathBuf> {
+    let guest = Kernel::Guest.key()?;
     let version = cache.resolve(
         KIND,
-        |version| cache.has(KIND, &key(version)),
+        |version| cache.has(KIND, &guest.clone().with("version", version)),
         || packages::candidate(SOURCE),
     )?;
-    let entry = cache.entry(KIND, &key(&version), |dir, scratch| {
+    let key = kernel.key()?.with("version", &version);
+    let entry = cache.entry(KIND, &key, |dir, scratch| {
         let source = unpack(&version, scratch)?;
-        configure(&source, &fragment)?;
+        configure(&source, &kernel.configuration(), scratch)?;
         compile(&source)?;
         let copy = |from: &str, to: &str| {
             fs::copy(source.join(from), dir.join(to))
@@ -100,21 +124,26 @@ fn unpack(version: &str, scratch: &Path) -> Result<PathBuf> {
     Ok(source)
 }
 
-/// Configures the source and checks that Kconfig took every line of the fragment.
-fn configure(source: &Path, fragment: &Path) -> Result<()> {
+/// Configures the source and checks that Kconfig took every line of the configuration.
+fn configure(source: &Path, files: &[PathBuf], scratch: &Path) -> Result<()> {
     let step = Step::start("guest kernel: configure");
-    let mut setting = std::ffi::OsString::from("KCONFIG_ALLCONFIG=");
-    setting.push(fragment);
-    process::quiet(make_command(source).arg(setting).arg("allnoconfig"))?;
     let read = |path: &Path| {
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
     };
-    let refused = refused(&read(fragment)?, &read(&source.join(".config"))?);
+    let texts: Result<Vec<String>> = files.iter().map(|file| read(file)).collect();
+    let wanted = texts?.concat();
+    let all = scratch.join("wanted.config");
+    fs::write(&all, &wanted).with_context(|| format!("cannot write {}", all.display()))?;
+    let mut setting = std::ffi::OsString::from("KCONFIG_ALLCONFIG=");
+    setting.push(&all);
+    process::quiet(make_command(source).arg(setting).arg("allnoconfig"))?;
+    let refused = refused(&wanted, &read(&source.join(".config"))?);
     if !refused.is_empty() {
+        let names: Vec<_> = files.iter().map(|file| file.to_string_lossy()).collect();
         bail!(
             "the kernel does not take these lines of {} (a dependency is missing, or the symbol \
              is gone): {}",
-            fragment.display(),
+            names.join(" and "),
             refused.join(", ")
         );
     }
@@ -186,5 +215,12 @@ mod tests {
                 "CONFIG_E=n (is y)"
             ]
         );
+    }
+
+    #[test]
+    fn the_last_line_about_a_symbol_counts() {
+        let fragments = "CONFIG_A=n\nCONFIG_B=y\nCONFIG_A=y\n";
+        let none: [String; 0] = [];
+        assert_eq!(refused(fragments, "CONFIG_A=y\nCONFIG_B=y\n"), none);
     }
 }

@@ -14,6 +14,7 @@ mod kernel;
 mod measure;
 mod native;
 mod packages;
+mod peers;
 mod pip;
 mod place;
 mod process;

@@ -15,6 +15,7 @@ use crate::host_box::{Clock, Settings};
 use crate::initramfs;
 use crate::job::Job;
 use crate::packages;
+use crate::peers;
 use crate::place::{self, Place};
 use crate::process;
 use crate::static_program;
@@ -26,8 +27,6 @@ const DEMO_LIMIT: Duration = Duration::from_secs(900);
 const BENCH_LIMIT: Duration = Duration::from_secs(5400);
 /// Fifty microVMs at once, and two copies of a peer's memory.
 const BENCH_MEMORY_MIB: u32 = 8192;
-/// PID 1 of the guest that the peers restore.
-const PEER_PACKAGE: &str = "snapback-peer-init";
 
 /// Functions that are programs: the folder in `benches/functions`, the package.
 const FUNCTIONS: [(&str, &str); 1] = [("noop-rust", "snapback-bench-noop")];
@@ -37,6 +36,8 @@ const FUNCTIONS: [(&str, &str); 1] = [("noop-rust", "snapback-bench-noop")];
 pub enum Benchmark {
     /// How long a request waits for a microVM that does not exist.
     Restore,
+    /// What it costs to put a microVM back to its snapshot.
+    Reset,
     /// What a request costs whose microVM is there.
     Invoke,
 }
@@ -45,7 +46,17 @@ impl Benchmark {
     const fn name(self) -> &'static str {
         match self {
             Self::Restore => "restore",
+            Self::Reset => "reset",
             Self::Invoke => "invoke",
+        }
+    }
+
+    /// PID 1 of a guest of its own, if it has one: the flag and the package.
+    const fn guest(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Restore => Some(("--peer-init", "snapback-peer-init")),
+            Self::Reset => Some(("--dirty-init", "snapback-dirty-init")),
+            Self::Invoke => None,
         }
     }
 }
@@ -61,12 +72,13 @@ pub struct Files {
 
 /// Runs the demonstration; the result is its exit status.
 pub fn demo(json: Option<PathBuf>, clock: Clock) -> Result<u8> {
+    packages::ensure()?;
     let settings = Settings {
         clock,
         ..place::default_settings(DEMO_LIMIT)
     };
     let files = Files { json, plot: None };
-    run(vec!["demo".to_owned()], &files, &settings)
+    run(vec!["demo".to_owned()], Vec::new(), &files, &settings)
 }
 
 /// Makes the functions of `benches/functions` that are programs; the result is the
@@ -92,12 +104,18 @@ fn functions() -> Result<PathBuf> {
 
 /// Runs a benchmark; the result is its exit status.
 pub fn bench(benchmark: Benchmark, quick: bool, files: &Files, clock: Clock) -> Result<u8> {
-    let mut words = vec![benchmark.name().to_owned()];
+    packages::ensure()?;
+    let (mut words, mut visible) = (vec![benchmark.name().to_owned()], Vec::new());
     words.extend(["--functions".to_owned(), path_word(&functions()?)]);
+    if let Some((flag, package)) = benchmark.guest() {
+        let image = workspace::target().join(format!("{package}.cpio"));
+        initramfs::make(package, &image)?;
+        words.extend([flag.to_owned(), path_word(&image)]);
+    }
     if benchmark == Benchmark::Restore {
-        let image = workspace::target().join("peer-init.cpio");
-        initramfs::make(PEER_PACKAGE, &image)?;
-        words.extend(["--peer-init".to_owned(), path_word(&image)]);
+        let peers = peers::find(&Cache::open()?)?;
+        words.extend(peers.words);
+        visible = peers.visible;
     }
     if quick {
         words.push("--quick".to_owned());
@@ -107,12 +125,17 @@ pub fn bench(benchmark: Benchmark, quick: bool, files: &Files, clock: Clock) -> 
         memory_mib: BENCH_MEMORY_MIB,
         timeout: BENCH_LIMIT,
     };
-    run(words, files, &settings)
+    run(words, visible, files, &settings)
 }
 
-/// Builds what is needed, runs `snapback-bench` with `words`, and brings its files back.
-fn run(words: Vec<String>, files: &Files, settings: &Settings) -> Result<u8> {
-    packages::ensure()?;
+/// Builds what is needed, runs `snapback-bench` with `words` where it sees the directories
+/// `visible`, and brings its files back.
+fn run(
+    words: Vec<String>,
+    visible: Vec<PathBuf>,
+    files: &Files,
+    settings: &Settings,
+) -> Result<u8> {
     let cache = Cache::open()?;
     let assets = assets::make(&cache)?;
     eprintln!("  .. build snapback, snapback-vmm and snapback-bench");
@@ -145,6 +168,7 @@ fn run(words: Vec<String>, files: &Files, settings: &Settings) -> Result<u8> {
     }
     let mut job = Job::new(command)?;
     job.shares.push(results.path().to_owned());
+    job.visible.extend(visible);
     let outcome = place.run(&cache, settings, job, &mut execution::pass_on)?;
     if let Some(trouble) = outcome.trouble() {
         eprintln!("error: the measurement failed: {trouble}");

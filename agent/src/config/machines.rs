@@ -26,6 +26,18 @@ pub struct Cgroup {
     pub cpu_weight: u32,
 }
 
+/// Who the microVMs' processes are on this host: each is a user, and a group of the same
+/// number, that no other process is. The numbers need no entry in `/etc/passwd` and
+/// should belong to nobody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Users {
+    /// The first of them.
+    pub first: u32,
+    /// How many there are: at least one for each microVM that there can be.
+    pub count: u32,
+}
+
 /// What is kept ready before anybody asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -58,6 +70,17 @@ impl Default for Cgroup {
     }
 }
 
+impl Default for Users {
+    fn default() -> Self {
+        Self {
+            // The first number above those that systemd hands out (its document
+            // "Users, Groups, UIDs and GIDs on systemd Systems").
+            first: 0x7000_0000,
+            count: 0x1_0000,
+        }
+    }
+}
+
 impl Default for Pools {
     fn default() -> Self {
         Self {
@@ -82,6 +105,16 @@ impl Cgroup {
             range("cgroup.overhead_mib", self.overhead_mib.into(), 8, 65_536),
             range("cgroup.pids_max", self.pids_max.into(), 4, 65_536),
             range("cgroup.cpu_weight", self.cpu_weight.into(), 1, 10_000),
+        ]
+    }
+}
+
+impl Users {
+    pub(super) fn ranges(&self) -> Vec<Range> {
+        vec![
+            // 0 is root, and the last number stands for nobody.
+            range("users.first", self.first.into(), 1, 0xfff0_0000),
+            range("users.count", self.count.into(), 1, 0xf_fff0),
         ]
     }
 }

@@ -23,7 +23,7 @@ mod timeouts;
 pub use api::Api;
 pub use isolation::{BetweenPrincipals, Isolation};
 pub use limits::Limits;
-pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools};
+pub use machines::{Cgroup, DEFAULT_COMMAND_LINE, Kernel, Pools, Users};
 pub use memory::{Fill, Pager, Snapshots};
 pub use paths::Paths;
 use range::Range;
@@ -47,6 +47,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What a microVM's process may use.
     pub cgroup: Cgroup,
+    /// Who the microVMs' processes are on this host.
+    pub users: Users,
     /// What is kept ready.
     pub pools: Pools,
     /// The threads that fill in guest memory.
@@ -142,8 +144,10 @@ impl Config {
             self.limits.ranges(),
             self.timeouts.ranges(),
             self.cgroup.ranges(),
+            self.users.ranges(),
             self.pools.ranges(),
             self.pager.ranges(),
+            self.reset.ranges(),
         ];
         for Range {
             key,

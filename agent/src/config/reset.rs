@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::range::{Range, range};
+
 /// What happens to a microVM after its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -12,6 +14,21 @@ pub struct Reset {
     /// Which part of the resets, from 0 to 1, is followed by a comparison of the whole
     /// microVM with its snapshot. Nobody waits for it who can have another microVM.
     pub verify_fraction: Fraction,
+    /// Most pages of 4 KiB that a reset copies back. A microVM whose request wrote more
+    /// is destroyed instead.
+    pub page_budget: u64,
+}
+
+/// 256 MiB. Copying so many pages back takes as long as making another microVM
+/// (`cargo xtask bench reset`; docs/decisions/0027).
+const PAGE_BUDGET: u64 = 65_536;
+/// All of the largest microVM's memory.
+const MAX_PAGES: u64 = 4_194_304;
+
+impl Reset {
+    pub(super) fn ranges(&self) -> Vec<Range> {
+        vec![range("reset.page_budget", self.page_budget, 1, MAX_PAGES)]
+    }
 }
 
 impl Default for Reset {
@@ -19,6 +36,7 @@ impl Default for Reset {
         Self {
             in_place: true,
             verify_fraction: Fraction(u32::MAX / 100),
+            page_budget: PAGE_BUDGET,
         }
     }
 }

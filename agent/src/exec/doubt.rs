@@ -176,6 +176,7 @@ impl Poisonous for InvokeError {
     fn poison(&self) -> Poison {
         match self {
             Self::Command(error) => Poison::of_command(error, Poison::Resume, Poison::Resume),
+            Self::Restore(error) => error.poison(),
             Self::Ended { cause, .. } => Poison::of(cause),
             Self::Entropy { .. } | Self::Unconfirmed { .. } | Self::Timeout { .. } => {
                 Poison::Resume

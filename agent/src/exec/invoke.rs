@@ -10,10 +10,12 @@
 //! In parentheses what is in the channel before the guest runs: it finds all that it needs
 //! when it wakes up. What the caller does not wait for is [`Rest`].
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use snapback_proto::control::{Command, Reply};
+use snapback_proto::control::{Command, Reply, Run};
 use snapback_proto::guest::LogFormat;
 use snapback_proto::ids::RequestId;
 
@@ -22,6 +24,7 @@ use super::deadline::Deadline;
 use super::doubt::{Doubt, Poison};
 use super::exchange::{self, Answered, Rest};
 use super::logs::FunctionLog;
+use super::restore::RestoreError;
 use super::stream::Sink;
 use super::{Environment, Executor, answer, elapsed_ns, resume};
 use crate::ids::EnvironmentId;
@@ -97,7 +100,10 @@ pub struct Completed {
 pub struct InvokeFacts {
     /// The restore generation that it ran in.
     pub generation: u64,
-    /// From `Run` to the guest's confirmation.
+    /// In the VMM: from the arrival of the command that let the guest run to the moment
+    /// at which its first vCPU entered it.
+    pub enter_ns: u64,
+    /// From the departure of that command to the guest's confirmation.
     pub resume_ns: u64,
     /// From there to the answer's arrival.
     pub function_ns: u64,
@@ -118,6 +124,9 @@ pub enum InvokeError {
     /// The guest does not run.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// The snapshot cannot be loaded.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// The guest did not confirm entropy and clock.
     #[error("{environment}: the restored guest did not confirm entropy and clock")]
     Unconfirmed {
@@ -215,7 +224,6 @@ impl Executor {
         barrier: bool,
     ) -> Result<Completed, InvokeError> {
         let id = environment.id();
-        let start = Instant::now();
         let generation = self.next_generation();
         let resume = resume::message(generation).map_err(|source| InvokeError::Entropy {
             environment: id,
@@ -227,25 +235,36 @@ impl Executor {
         };
         let messages = [resume, exchange::message(invocation)];
         let mut outgoing = Outgoing::new(&messages, &invocation.payload).map_err(unconfirmed)?;
-        let mut channel = self.run(environment, &mut outgoing, barrier).await?;
+        let loaded = Channel::loaded(&mut outgoing);
+        let (mut channel, theirs) = loaded.map_err(|source| unconfirmed(source.into()))?;
         let (mut reader, mut writer) = channel.split();
-        let fate = environment.process.fate();
+        let fate = environment.process.fate().clone();
         let mut log = FunctionLog::new(id, &invocation.request);
         log.begin(invocation);
         let limit = Duration::from_millis(self.timeouts.resume_ms);
+        let start = Instant::now();
         let resumed = tokio::select! {
             biased;
-            resumed = resume::confirmed(id, &mut reader, generation, &mut log) => resumed,
+            resumed = async {
+                let confirmed = resume::confirmed(id, &mut reader, generation, &mut log);
+                let ran = self.run(environment, theirs, barrier);
+                both(ran, confirmed).await
+            } => resumed,
             error = writer.keep_sending(&mut outgoing) => Err(unconfirmed(error)),
             () = tokio::time::sleep(limit) => {
                 Err(InvokeError::Timeout { environment: id, limit })
             }
             cause = fate.sealed() => Err(InvokeError::Ended { environment: id, cause }),
         };
-        if let Err(error) = resumed {
-            return Err(explained(error, fate).await);
-        }
+        let fate = &fate;
+        let enter_ns = match resumed {
+            Ok(entered) => entered,
+            Err(error) => return Err(explained(error, fate).await),
+        };
         let resume_ns = elapsed_ns(start);
+        if let Some(watcher) = &mut environment.watcher {
+            watcher.look();
+        }
 
         let start = Instant::now();
         let deadline = Deadline::new(invocation.timeout);
@@ -262,6 +281,7 @@ impl Executor {
         };
         let facts = InvokeFacts {
             generation,
+            enter_ns,
             resume_ns,
             function_ns: elapsed_ns(start),
         };
@@ -274,6 +294,15 @@ impl Executor {
         };
         let more = matches!(&end, End::Answered(answered) if answered.more);
         let doubt = end.doubt(fate);
+        if let Some(mut watcher) = environment.watcher.take()
+            && doubt.is_none()
+        {
+            watcher.look();
+            let snapshot = Arc::clone(environment.snapshot());
+            drop(tokio::task::spawn_blocking(move || {
+                snapshot.learn_writes(watcher)
+            }));
+        }
         if doubt.is_none()
             && let Some(first_run) = environment.first_run.take()
         {
@@ -295,29 +324,57 @@ impl Executor {
         })
     }
 
+    /// Lets the guest run, after its snapshot was brought if that is still to be done.
+    /// Returns how long the VMM took to enter it.
     async fn run(
         &self,
         environment: &mut Environment,
-        outgoing: &mut Outgoing<'_>,
+        theirs: OwnedFd,
         barrier: bool,
-    ) -> Result<Channel, InvokeError> {
-        let id = environment.id();
-        let (channel, theirs) =
-            Channel::loaded(outgoing).map_err(|source| InvokeError::Unconfirmed {
-                environment: id,
-                source: source.into(),
-            })?;
-        let control = &mut environment.process.control;
-        let fds = [theirs.as_fd()];
-        let run = Command::Run {
+    ) -> Result<u64, InvokeError> {
+        let start = Instant::now();
+        let run = Run {
             hub: false,
             barrier,
         };
-        let answer = control.command(&run, &fds, self.timeouts.command()).await?;
-        if answer.reply != Reply::Running {
-            return Err(control.unexpected(&run).into());
+        let command = Command::Run(run);
+        let reply = match self.restore(environment, theirs.as_fd(), run).await? {
+            Some(reply) => {
+                environment.restore_ns = elapsed_ns(start);
+                reply
+            }
+            None => {
+                let (fds, limit) = ([theirs.as_fd()], self.timeouts.command());
+                let control = &mut environment.process.control;
+                control.command(&command, &fds, limit).await?.reply
+            }
+        };
+        match reply {
+            Reply::Running { entered_ns } => Ok(entered_ns),
+            _ => Err(environment.process.control.unexpected(&command).into()),
         }
-        Ok(channel)
+    }
+}
+
+/// Waits for the reply to the command and for the guest's word. Without the first the
+/// second says nothing; what the VMM says explains more than a channel that broke.
+async fn both(
+    ran: impl Future<Output = Result<u64, InvokeError>>,
+    confirmed: impl Future<Output = Result<(), InvokeError>>,
+) -> Result<u64, InvokeError> {
+    let (mut ran, mut confirmed) = (pin!(ran), pin!(confirmed));
+    tokio::select! {
+        biased;
+        entered = &mut ran => {
+            let entered = entered?;
+            confirmed.await?;
+            Ok(entered)
+        }
+        confirmed = &mut confirmed => {
+            let entered = ran.await?;
+            confirmed?;
+            Ok(entered)
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  build:   spawn ─ Prepare ─ Boot ─ (Hello, Init, Ready) ─ Snapshot ─ end of the process
-//!  restore: spawn ─ Prepare ─ (pager takes the userfaultfd) ─ Restore
-//!  invoke:  Run ─ (Resume, Resumed, Invoke, Response)
+//!  blank:   spawn ─ Prepare
+//!  invoke:  (Resume) ─ Run, or Restore where it is blank ─ (Resumed, Invoke, Response)
 //!  reset:   Reset
 //!  verify:  Verify
 //! ```
@@ -35,7 +35,7 @@ pub use doubt::{Doubt, Poison, Poisonous};
 pub use exchange::Rest;
 pub use invoke::{Completed, Invocation, InvokeError, InvokeFacts, Outcome};
 pub use logs::LOG_TAIL;
-pub use reset::{ResetError, VerifyError};
+pub use reset::{ResetEnd, ResetError, VerifyError};
 pub use restore::{Blank, Environment, RestoreError};
 pub use stream::{Piece, Sink, parts};
 

@@ -9,6 +9,19 @@ use super::{Environment, Executor};
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, CommandError};
 
+/// How a reset ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetEnd {
+    /// Everything was put back.
+    Done(ResetReport),
+    /// Nothing is wrong with the microVM, but it is not worth putting back: it wrote more
+    /// pages than a reset may copy. It must be destroyed.
+    OverBudget {
+        /// How many.
+        pages: u64,
+    },
+}
+
 /// A reset failed or is in doubt. The microVM must be destroyed.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
@@ -51,14 +64,19 @@ pub enum VerifyError {
 }
 
 impl Executor {
-    /// Puts everything back.
+    /// Puts everything back, if no more than `page_budget` pages were written.
     ///
     /// # Errors
     /// When the VMM cannot, or does not say so in time, or has ended.
-    pub async fn reset(&self, environment: &mut Environment) -> Result<ResetReport, ResetError> {
-        let (command, limit) = (Command::Reset, self.timeouts.reset());
+    pub async fn reset(
+        &self,
+        environment: &mut Environment,
+        page_budget: u64,
+    ) -> Result<ResetEnd, ResetError> {
+        let (command, limit) = (Command::Reset { page_budget }, self.timeouts.reset());
         match self.settle(environment, &command, limit).await {
-            Ok(Reply::Reset(report)) => Ok(report),
+            Ok(Reply::Reset(report)) => Ok(ResetEnd::Done(report)),
+            Ok(Reply::OverBudget { pages }) => Ok(ResetEnd::OverBudget { pages }),
             Ok(_) => Err(environment.process.control.unexpected(&command).into()),
             Err(Unsettled::Command(error)) => Err(error.into()),
             Err(Unsettled::Ended(cause)) => Err(ResetError::Ended {

@@ -1,23 +1,21 @@
-//! Restore: a blank microVM becomes one that is parked at its function's ready
-//! point.
+//! Restore: a blank microVM gets a snapshot, with the message that lets it run.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use snapback_proto::CONTROL_VERSION;
-use snapback_proto::control::{self, Command, Devices, FaultRange, Reply};
+use snapback_proto::control::{self, Command, Devices, FaultRange, Reply, Run};
 use snapback_vmm::snapshot::manifest::Machine;
 
-use super::{Executor, elapsed_ns};
+use super::Executor;
 use crate::config::Fill;
 use crate::ids::EnvironmentId;
 use crate::pager::{MemoryCache, RegisterError, Registration};
 use crate::process::{Cause, CommandError, Fate, SpawnError, VmmProcess};
-use crate::snapshots::{Disks, FirstRun, Snapshot};
+use crate::snapshots::{Disks, FirstRun, Snapshot, Watcher};
 use crate::telemetry::log_console;
 
 /// A microVM could not be started or restored.
@@ -75,6 +73,14 @@ impl RestoreError {
 #[derive(Debug)]
 pub struct Blank {
     pub(super) process: VmmProcess,
+    pages: Pages,
+    /// The writing end of its console.
+    console: OwnedFd,
+}
+
+/// Where the page faults of a blank microVM will come from.
+#[derive(Debug)]
+struct Pages {
     uffd: OwnedFd,
     ranges: Vec<FaultRange>,
 }
@@ -83,13 +89,18 @@ pub struct Blank {
 #[derive(Debug)]
 pub struct Environment {
     pub(super) process: VmmProcess,
+    /// Until its first run, which brings the snapshot.
+    blank: Option<(Pages, OwnedFd)>,
     /// `None` when the snapshot's memory was complete. Ends after the process was told
     /// to end.
     memory: Option<Registration>,
     snapshot: Arc<Snapshot>,
     /// When its first request is recorded.
     pub(super) first_run: Option<FirstRun>,
-    restore_ns: u64,
+    /// When what its first request writes is to be learned.
+    pub(super) watcher: Option<Watcher>,
+    /// See [`Environment::restore_ns`].
+    pub(super) restore_ns: u64,
 }
 
 impl Blank {
@@ -113,6 +124,20 @@ impl Blank {
 }
 
 impl Environment {
+    /// A blank microVM that is to be one of `snapshot`.
+    #[must_use]
+    pub fn new(blank: Blank, snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            process: blank.process,
+            blank: Some((blank.pages, blank.console)),
+            memory: None,
+            snapshot,
+            first_run: None,
+            watcher: None,
+            restore_ns: 0,
+        }
+    }
+
     /// Its name.
     #[must_use]
     pub const fn id(&self) -> EnvironmentId {
@@ -125,7 +150,7 @@ impl Environment {
         &self.snapshot
     }
 
-    /// From the `Restore` command to its reply, in nanoseconds.
+    /// From the `Restore` command to its reply, in nanoseconds; 0 before its first run.
     #[must_use]
     pub const fn restore_ns(&self) -> u64 {
         self.restore_ns
@@ -179,79 +204,71 @@ impl Executor {
             return Err(process.control.unexpected(&prepare).into());
         };
         let count = answer.fds.len();
+        let console = console(environment, process.fate());
+        let console = console.map_err(|source| RestoreError::Console {
+            environment,
+            source,
+        })?;
         match (answer.fds.pop(), count) {
             (Some(uffd), 1) => Ok(Blank {
                 process,
-                uffd,
-                ranges,
+                pages: Pages { uffd, ranges },
+                console,
             }),
             _ => Err(RestoreError::Descriptors { environment, count }),
         }
     }
 
-    /// Puts a snapshot into a blank microVM of the same shape.
+    /// Brings the snapshot into a microVM that is still blank, and lets it run, with
+    /// `channel` as the host end of its invocation channel. `None` when it has it.
     ///
     /// # Errors
-    /// When the snapshot cannot be loaded. The microVM is destroyed.
-    pub async fn restore(
+    /// When the snapshot cannot be loaded. The microVM must be destroyed.
+    pub(super) async fn restore(
         &self,
-        blank: Blank,
-        snapshot: Arc<Snapshot>,
-    ) -> Result<Environment, RestoreError> {
-        let Blank {
-            mut process,
-            uffd,
-            ranges,
-        } = blank;
-        let environment = process.environment();
+        environment: &mut Environment,
+        channel: BorrowedFd<'_>,
+        run: Run,
+    ) -> Result<Option<Reply>, RestoreError> {
+        let Some((Pages { uffd, ranges }, console)) = environment.blank.take() else {
+            return Ok(None);
+        };
+        let (id, process) = (environment.id(), &mut environment.process);
+        let snapshot = &environment.snapshot;
         let fate = process.fate().clone();
         let failed = move |error: io::Error| fate.seal(Cause::Page(Arc::new(error)));
-        let (cache, first_run) = self.memory_for(&snapshot);
+        let (cache, first_run) = self.memory_for(snapshot);
         let lazy = !cache.is_complete();
+        let mut written = Vec::new();
+        if self.paging.working_sets {
+            written.extend_from_slice(snapshot.written());
+            if snapshot.learns_writes() {
+                environment.watcher = watch(process, &ranges);
+            }
+        }
         let register = || {
             self.pager
                 .register(uffd, ranges, Arc::clone(&cache), failed)
         };
         let memory = lazy.then(register).transpose();
-        let memory = memory.map_err(|source| RestoreError::Pager {
-            environment,
+        environment.memory = memory.map_err(|source| RestoreError::Pager {
+            environment: id,
             source,
         })?;
-        let console =
-            console(environment, process.fate()).map_err(|source| RestoreError::Console {
-                environment,
-                source,
-            })?;
-        let start = Instant::now();
+        environment.first_run = first_run;
         let disks = snapshot.disks();
         let mut fds = vec![cache.descriptor(), snapshot.state(), console.as_fd()];
-        fds.extend(disks.iter().map(File::as_fd));
+        fds.extend(borrowed(disks));
+        fds.push(channel);
         let command = Command::Restore {
             devices: Devices::read_only_disks(disks.len()),
             lazy,
+            written,
+            run: Some(run),
         };
-        let answer = process
-            .control
-            .command(&command, &fds, self.timeouts.command())
-            .await?;
-        if answer.reply != Reply::Restored {
-            return Err(process.control.unexpected(&command).into());
-        }
-        drop(fds);
-        let restore_ns = elapsed_ns(start);
-        tracing::debug!(
-            %environment,
-            snapshot = %snapshot.id(),
-            took = ?Duration::from_nanos(restore_ns),
-            "restored"
-        );
-        Ok(Environment {
-            process,
-            memory,
-            snapshot,
-            first_run,
-            restore_ns,
-        })
+        let limit = self.timeouts.command();
+        let answer = process.control.command(&command, &fds, limit).await?;
+        Ok(Some(answer.reply))
     }
 }
 
@@ -270,8 +287,19 @@ impl Executor {
         if self.paging.fill == Fill::Background && snapshot.to_complete() {
             self.pager.complete(snapshot.memory());
         }
+        if snapshot.to_collapse() {
+            self.pager.make_huge(snapshot.memory(), snapshot.written());
+        }
         (Arc::clone(snapshot.memory()), None)
     }
+}
+
+/// Looks at what a process's guest writes, where the kernel lets the agent.
+fn watch(process: &VmmProcess, ranges: &[FaultRange]) -> Option<Watcher> {
+    let watcher = Watcher::new(process.pid()?, ranges);
+    watcher
+        .inspect_err(|error| tracing::debug!(%error, "what a run writes is not learned"))
+        .ok()
 }
 
 /// A pipe whose writing end goes to the VMM; what arrives is logged, and once more

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::machines::Machines;
 use super::pool::{Note, Pool};
+use super::ticket::LeaseError;
 use crate::ids::EnvironmentId;
 use crate::telemetry::Retirement;
 
@@ -110,12 +111,16 @@ impl<V: Machines> Pool<V> {
         let ended = V::ended(&blank);
         self.notes
             .push(Box::pin(async move { (id, Note::Ended(ended.await)) }));
-        if let Some(image) = entry.image.clone() {
-            self.restore(id, blank, image);
-            return;
+        if let Some(image) = entry.image.take() {
+            let retiring = self.closing || entry.retiring;
+            match self.first_waiter(V::name(&image)) {
+                Some(waiter) if !retiring => return self.lend(id, blank, waiter),
+                Some(waiter) => drop(waiter.reply.send(Err(LeaseError::Closed))),
+                None => {}
+            }
         }
-        let retiring = self.closing || entry.retiring;
-        entry.blank = Some(blank);
+        let retiring = self.closing || self.entries.get(&id).is_some_and(|e| e.retiring);
+        self.spare(id, blank);
         if retiring {
             let why = if self.closing {
                 Retirement::Shutdown

@@ -24,6 +24,8 @@ pub struct PoolLimits {
     pub idle: Duration,
     /// Whether one serves on after its request, put back to its snapshot.
     pub reset_in_place: bool,
+    /// Most pages that a reset copies back.
+    pub page_budget: u64,
     /// The part of the resets that is verified.
     pub verify: Fraction,
     /// What is between two principals' requests in one.

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use snapback_proto::control::ResetReport;
 use snapback_vmm::snapshot::manifest::{Machine, SnapshotId};
 
-use crate::exec::{Blank, Environment, Executor, Poisonous, ResetError, RestoreError, VerifyError};
+use crate::exec::{
+    Blank, Environment, Executor, Poisonous, ResetEnd, ResetError, RestoreError, VerifyError,
+};
 use crate::ids::EnvironmentId;
 use crate::process::Cause;
 use crate::snapshots::Snapshot;
@@ -21,7 +22,7 @@ pub trait Machines: Send + Sync + 'static {
     type Blank: Send + 'static;
     /// A microVM with one.
     type Machine: Send + 'static;
-    /// A restore failed.
+    /// A microVM did not start.
     type RestoreError: Poisonous + Send + Sync + 'static;
     /// A reset failed.
     type ResetError: Poisonous + Send + Sync + 'static;
@@ -41,18 +42,15 @@ pub trait Machines: Send + Sync + 'static {
         shape: Self::Shape,
     ) -> impl Future<Output = Result<Self::Blank, Self::RestoreError>> + Send;
 
-    /// Loads the image.
-    fn restore(
-        &self,
-        blank: Self::Blank,
-        image: Arc<Self::Image>,
-    ) -> impl Future<Output = Result<Self::Machine, Self::RestoreError>> + Send;
+    /// Gives a microVM its image; its first request loads it.
+    fn adopt(&self, blank: Self::Blank, image: Arc<Self::Image>) -> Self::Machine;
 
-    /// Puts everything back.
+    /// Puts everything back, if no more than `page_budget` pages were written.
     fn reset(
         &self,
         machine: &mut Self::Machine,
-    ) -> impl Future<Output = Result<ResetReport, Self::ResetError>> + Send;
+        page_budget: u64,
+    ) -> impl Future<Output = Result<ResetEnd, Self::ResetError>> + Send;
 
     /// Compares everything with the image.
     fn verify(
@@ -91,16 +89,16 @@ impl Machines for Executor {
         self.blank_named(id, shape).await
     }
 
-    async fn restore(
-        &self,
-        blank: Blank,
-        image: Arc<Snapshot>,
-    ) -> Result<Environment, RestoreError> {
-        Self::restore(self, blank, image).await
+    fn adopt(&self, blank: Blank, image: Arc<Snapshot>) -> Environment {
+        Environment::new(blank, image)
     }
 
-    async fn reset(&self, machine: &mut Environment) -> Result<ResetReport, ResetError> {
-        Self::reset(self, machine).await
+    async fn reset(
+        &self,
+        machine: &mut Environment,
+        page_budget: u64,
+    ) -> Result<ResetEnd, ResetError> {
+        Self::reset(self, machine, page_budget).await
     }
 
     async fn verify(&self, machine: &mut Environment) -> Result<(), VerifyError> {

@@ -12,6 +12,7 @@ use super::pool::{Done, Entry, Note, Pool, Waiter};
 use super::principal::{Principal, Separation, Served};
 use super::state::{State, Step};
 use super::ticket::{BlankPool, Lease, LeaseError};
+use crate::exec::Poison;
 use crate::ids::EnvironmentId;
 use crate::placement::{self, Candidate, Choice, Inventory, Relation};
 use crate::telemetry::{Change, Retirement};
@@ -106,8 +107,11 @@ impl<V: Machines> Pool<V> {
             })
     }
 
+    /// The first that still waits for `image`.
     pub(super) fn first_waiter(&mut self, image: &SnapshotId) -> Option<Waiter<V>> {
-        self.waiters.get_mut(image)?.pop_front()
+        let queue = self.waiters.get_mut(image)?;
+        queue.retain(|waiter| !waiter.reply.is_closed());
+        queue.pop_front()
     }
 
     fn awaited(&self, image: &SnapshotId) -> Option<Arc<V::Image>> {
@@ -115,7 +119,7 @@ impl<V: Machines> Pool<V> {
         first.map(|waiter| Arc::clone(&waiter.image))
     }
 
-    /// Restores in a machine that waits, or is started to wait.
+    /// Lends a machine that waits, or has one that is started to wait be lent.
     fn take(&mut self, id: EnvironmentId, image: &SnapshotId) {
         let Some(image) = self.awaited(image) else {
             return;
@@ -123,11 +127,16 @@ impl<V: Machines> Pool<V> {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        entry.image = Some(Arc::clone(&image));
         self.blanks.let_go_first(self.limits.blanks.pause);
-        if let Some(blank) = entry.blank.take() {
-            entry.blank_pool = BlankPool::Hit;
-            self.restore(id, blank, image);
+        match entry.blank.take() {
+            None => entry.image = Some(image),
+            Some(blank) => {
+                entry.blank_pool = BlankPool::Hit;
+                match self.first_waiter(V::name(&image)) {
+                    Some(waiter) => self.lend(id, blank, waiter),
+                    None => self.spare(id, blank),
+                }
+            }
         }
     }
 
@@ -168,20 +177,37 @@ impl<V: Machines> Pool<V> {
         Ok(())
     }
 
-    pub(super) fn restore(&mut self, id: EnvironmentId, blank: V::Blank, image: Arc<V::Image>) {
-        let verbs = Arc::clone(&self.verbs);
-        self.spawn(id, async move {
-            Done::Restored(verbs.restore(blank, image).await)
-        });
+    /// Nobody wants a blank machine now.
+    pub(super) fn spare(&mut self, id: EnvironmentId, blank: V::Blank) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.blank = Some(blank);
+        }
     }
 
-    fn grant(&mut self, id: EnvironmentId, waiter: Waiter<V>) {
+    /// Gives a blank machine to a request, which loads the image that it waits for.
+    pub(super) fn lend(&mut self, id: EnvironmentId, blank: V::Blank, waiter: Waiter<V>) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        let Some(machine) = entry.machine.take() else {
+        entry.image = Some(Arc::clone(&waiter.image));
+        let machine = self.verbs.adopt(blank, Arc::clone(&waiter.image));
+        self.metrics.restored();
+        self.hand_over(id, machine, waiter);
+    }
+
+    /// Gives one that stands at its snapshot to a request.
+    fn grant(&mut self, id: EnvironmentId, waiter: Waiter<V>) {
+        let entry = self.entries.get_mut(&id);
+        if let Some(machine) = entry.and_then(|entry| entry.machine.take()) {
+            self.hand_over(id, machine, waiter);
+        }
+    }
+
+    fn hand_over(&mut self, id: EnvironmentId, machine: V::Machine, waiter: Waiter<V>) {
+        let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
+        let was_blank = entry.state == State::Blank;
         let Waiter {
             principal, reply, ..
         } = waiter;
@@ -210,6 +236,11 @@ impl<V: Machines> Pool<V> {
                 self.notes.push(Box::pin(async move {
                     (id, Note::Returned(returned.await.ok()))
                 }));
+            }
+            Err(Ok(lease)) if was_blank => {
+                // Given up at this very moment. It is neither blank any more nor restored.
+                drop(lease);
+                self.fail(id, Poison::GivenUp);
             }
             Err(Ok(lease)) => {
                 if let Some(entry) = self.entries.get_mut(&id) {

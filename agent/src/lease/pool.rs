@@ -22,7 +22,7 @@ use super::machines::Machines;
 use super::principal::{Principal, Served};
 use super::state::{State, Step};
 use super::ticket::{BlankPool, LeaseError, ResetOutcome, Returned};
-use crate::exec::{Doubt, Poison, Poisonous};
+use crate::exec::{Doubt, Poison, Poisonous, ResetEnd};
 use crate::ids::EnvironmentId;
 use crate::process::Cause;
 use crate::telemetry::{Metrics, Retirement};
@@ -30,10 +30,9 @@ use crate::telemetry::{Metrics, Retirement};
 /// What a task brings back.
 pub(super) enum Done<V: Machines> {
     Blank(Result<V::Blank, V::RestoreError>),
-    Restored(Result<V::Machine, V::RestoreError>),
     Reset(
         V::Machine,
-        Result<ResetReport, V::ResetError>,
+        Result<ResetEnd, V::ResetError>,
         oneshot::Sender<ResetOutcome>,
     ),
     Verified(
@@ -204,11 +203,7 @@ impl<V: Machines> Pool<V> {
     fn done(&mut self, id: EnvironmentId, done: Done<V>) {
         match done {
             Done::Blank(Ok(blank)) => self.blank_is_ready(id, blank),
-            Done::Restored(Ok(machine)) => {
-                self.metrics.restored();
-                self.arrive(id, machine, Step::Loaded);
-            }
-            Done::Blank(Err(error)) | Done::Restored(Err(error)) => {
+            Done::Blank(Err(error)) => {
                 let image = self.entries.get(&id).and_then(|entry| entry.image.clone());
                 if image.is_none() {
                     self.blanks.hold_back();
@@ -219,7 +214,10 @@ impl<V: Machines> Pool<V> {
                     let _ = waiter.reply.send(Err(LeaseError::Restore(Arc::new(error))));
                 }
             }
-            Done::Reset(machine, Ok(report), sender) => {
+            Done::Reset(machine, Ok(ResetEnd::OverBudget { pages }), sender) => {
+                self.exceed(id, machine, pages, sender);
+            }
+            Done::Reset(machine, Ok(ResetEnd::Done(report)), sender) => {
                 self.metrics.reset(&report);
                 if self.is_sampled(id) {
                     self.verify(id, machine, report, sender);
@@ -227,13 +225,13 @@ impl<V: Machines> Pool<V> {
                 }
                 let verified = false;
                 let _ = sender.send(ResetOutcome::Reset { report, verified });
-                self.arrive(id, machine, Step::Matched);
+                self.arrive(id, machine);
             }
             Done::Verified(machine, Ok(report), sender) => {
                 self.metrics.verified();
                 let verified = true;
                 let _ = sender.send(ResetOutcome::Reset { report, verified });
-                self.arrive(id, machine, Step::Matched);
+                self.arrive(id, machine);
             }
             Done::Reset(machine, Err(error), sender) => {
                 self.lose(id, machine, &Doubt::from(&error), sender);
@@ -248,10 +246,10 @@ impl<V: Machines> Pool<V> {
         }
     }
 
-    /// An environment is (again) as its snapshot says.
-    fn arrive(&mut self, id: EnvironmentId, machine: V::Machine, step: Step) {
+    /// An environment is again as its snapshot says.
+    fn arrive(&mut self, id: EnvironmentId, machine: V::Machine) {
         self.keep(id, machine);
-        self.step(id, step);
+        self.step(id, Step::Matched);
         let Some(entry) = self.entries.get(&id) else {
             return;
         };

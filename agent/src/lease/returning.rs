@@ -42,10 +42,27 @@ impl<V: Machines> Pool<V> {
         }
         self.step(id, Step::Finish);
         let verbs = Arc::clone(&self.verbs);
+        let page_budget = self.limits.page_budget;
         self.spawn(id, async move {
-            let result = verbs.reset(&mut machine).await;
+            let result = verbs.reset(&mut machine, page_budget).await;
             Done::Reset(machine, result, report)
         });
+    }
+
+    /// An environment's request wrote so many pages that another one is worth more than
+    /// putting this one back.
+    pub(super) fn exceed(
+        &mut self,
+        id: EnvironmentId,
+        machine: V::Machine,
+        pages: u64,
+        report: oneshot::Sender<ResetOutcome>,
+    ) {
+        let most = self.limits.page_budget;
+        let why = format!("it wrote {pages} pages, and reset.page_budget is {most}");
+        let _ = report.send(ResetOutcome::Destroyed(why));
+        self.keep(id, machine);
+        self.retire(id, Retirement::PageBudget);
     }
 
     /// Whether this reset is one of those that are looked at.

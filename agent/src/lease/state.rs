@@ -1,23 +1,25 @@
 //! The environments' state machine: the one table.
 //!
 //! ```text
-//!           Loaded           Grant          Start
-//!   Blank ─────────► Restored ─────► Leased ─────► Running ──────┐
-//!     │               ▲  ▲  │ ▲         │             │ Finish   │
-//!     │ Retire        │  │  │ └─────────┘             ▼          │
-//!     │               │  │  │   Return            Resetting      │
-//!     ▼               │  │  │ Retire               │  │ Check   │
-//!   Retired ◄─────────┼──┼──┴──────────────────────┼──┼──────────┘ Retire
-//!                     │  └─────────────────────────┘  ▼
-//!                     │            Matched        Verifying
-//!                     └───────────────────────────────┘
+//!           Grant                          Start
+//!   Blank ────────────────────────► Leased ─────► Running ──────┐
+//!     │                    Grant   ▲   │             │ Finish   │
+//!     │ Retire        ┌────────────┘   │             ▼          │
+//!     │            Restored ◄──────────┘         Resetting      │
+//!     ▼             ▲  ▲  │     Return            │  │ Check   │
+//!   Retired ◄───────┼──┼──┴───────────────────────┼──┼──────────┘ Retire
+//!                   │  └──────────────────────────┘  ▼
+//!                   │              Matched       Verifying
+//!                   └────────────────────────────────┘
 //!                                  Matched
 //!
+//!   Retired ◄── Retire from Resetting, too
 //!   Poisoned ◄── Fail from every state that is not an end
 //! ```
 //!
-//! `Retired` and `Poisoned` are ends: the process is killed, and nothing of it is
-//! ever used again. Only the pool's task makes steps.
+//! A blank machine is given to a request at once: the message that brings the snapshot
+//! lets it run, too. `Retired` and `Poisoned` are ends: the process is killed, and
+//! nothing of it is ever used again. Only the pool's task makes steps.
 
 use serde::Serialize;
 
@@ -46,8 +48,6 @@ pub enum State {
 /// What can happen to an environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// A snapshot was loaded.
-    Loaded,
     /// It is given to a request.
     Grant,
     /// It comes back without having run.
@@ -96,14 +96,16 @@ impl State {
     /// When there is no such step from here.
     pub const fn after(self, step: Step) -> Result<Self, IllegalStep> {
         Ok(match (self, step) {
-            (Self::Blank, Step::Loaded)
-            | (Self::Leased, Step::Return)
-            | (Self::Resetting | Self::Verifying, Step::Matched) => Self::Restored,
-            (Self::Restored, Step::Grant) => Self::Leased,
+            (Self::Leased, Step::Return) | (Self::Resetting | Self::Verifying, Step::Matched) => {
+                Self::Restored
+            }
+            (Self::Blank | Self::Restored, Step::Grant) => Self::Leased,
             (Self::Leased, Step::Start) => Self::Running,
             (Self::Running, Step::Finish) => Self::Resetting,
             (Self::Resetting, Step::Check) => Self::Verifying,
-            (Self::Blank | Self::Restored | Self::Running, Step::Retire) => Self::Retired,
+            (Self::Blank | Self::Restored | Self::Running | Self::Resetting, Step::Retire) => {
+                Self::Retired
+            }
             (
                 Self::Blank
                 | Self::Restored
@@ -126,8 +128,7 @@ impl State {
 
 impl Step {
     /// Every step.
-    pub const ALL: [Self; 9] = [
-        Self::Loaded,
+    pub const ALL: [Self; 8] = [
         Self::Grant,
         Self::Return,
         Self::Start,
@@ -144,8 +145,8 @@ mod tests {
     use super::*;
 
     /// The drawing above, as data.
-    const EDGES: [(State, Step, State); 17] = [
-        (State::Blank, Step::Loaded, State::Restored),
+    const EDGES: [(State, Step, State); 18] = [
+        (State::Blank, Step::Grant, State::Leased),
         (State::Blank, Step::Retire, State::Retired),
         (State::Blank, Step::Fail, State::Poisoned),
         (State::Restored, Step::Grant, State::Leased),
@@ -159,6 +160,7 @@ mod tests {
         (State::Running, Step::Fail, State::Poisoned),
         (State::Resetting, Step::Matched, State::Restored),
         (State::Resetting, Step::Check, State::Verifying),
+        (State::Resetting, Step::Retire, State::Retired),
         (State::Resetting, Step::Fail, State::Poisoned),
         (State::Verifying, Step::Matched, State::Restored),
         (State::Verifying, Step::Fail, State::Poisoned),

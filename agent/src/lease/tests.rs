@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::*;
 use crate::config::Fraction;
-use crate::exec::{Doubt, Poison, Poisonous};
+use crate::exec::{Doubt, Poison, Poisonous, ResetEnd};
 use crate::ids::EnvironmentId;
 use crate::process::{Cause, Fate};
 use crate::telemetry::Metrics;
@@ -22,7 +22,7 @@ mod verification;
 /// What the pretended microVMs do.
 #[derive(Debug)]
 struct Pretend {
-    /// Restores and resets take a permit each.
+    /// A reset takes a permit.
     gate: Semaphore,
     /// A start takes a permit.
     starts: Semaphore,
@@ -33,7 +33,6 @@ struct Pretend {
     restored: AtomicUsize,
     reset: AtomicUsize,
     ended: AtomicUsize,
-    restore_fails: AtomicBool,
     reset_fails: AtomicBool,
     /// A comparison takes a permit.
     comparisons: Semaphore,
@@ -68,7 +67,6 @@ impl Default for Pretend {
             restored: AtomicUsize::new(0),
             reset: AtomicUsize::new(0),
             ended: AtomicUsize::new(0),
-            restore_fails: AtomicBool::new(false),
             reset_fails: AtomicBool::new(false),
             comparisons: Semaphore::new(1000),
             verified: AtomicUsize::new(0),
@@ -106,25 +104,25 @@ impl Machines for Pretend {
         Ok(fate)
     }
 
-    async fn restore(&self, fate: Fate, _: Arc<SnapshotId>) -> Result<Machine, Failure> {
-        self.gate.acquire().await.unwrap().forget();
-        if self.restore_fails.load(Ordering::Relaxed) {
-            return Err(Failure);
-        }
+    fn adopt(&self, fate: Fate, _: Arc<SnapshotId>) -> Machine {
         self.restored.fetch_add(1, Ordering::Relaxed);
-        Ok(Machine { fate })
+        Machine { fate }
     }
 
-    async fn reset(&self, _: &mut Machine) -> Result<ResetReport, Failure> {
+    async fn reset(&self, _: &mut Machine, page_budget: u64) -> Result<ResetEnd, Failure> {
         self.gate.acquire().await.unwrap().forget();
         if self.reset_fails.load(Ordering::Relaxed) {
             return Err(Failure);
         }
+        let pages = 7;
+        if pages > page_budget {
+            return Ok(ResetEnd::OverBudget { pages });
+        }
         self.reset.fetch_add(1, Ordering::Relaxed);
-        Ok(ResetReport {
-            pages: 7,
+        Ok(ResetEnd::Done(ResetReport {
+            pages,
             ..ResetReport::default()
-        })
+        }))
     }
 
     async fn verify(&self, _: &mut Machine) -> Result<(), Failure> {
@@ -183,6 +181,7 @@ fn limits(max_environments: usize) -> PoolLimits {
         max_environments,
         idle: Duration::from_secs(60),
         reset_in_place: true,
+        page_budget: 1000,
         verify: Fraction::NONE,
         separation: Separation::Fresh,
         blanks: NO_BLANKS,
@@ -288,6 +287,27 @@ async fn without_resets_every_request_has_an_environment_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_request_over_the_page_budget_ends_its_environment_and_no_doubt_is_counted() {
+    let (pretend, client, metrics, _task) = pool_within(PoolLimits {
+        page_budget: 6,
+        ..limits(4)
+    });
+    let (first, _, outcome) = run(&client, "a").await;
+    let why = "it wrote 7 pages, and reset.page_budget is 6";
+    assert!(matches!(outcome, ResetOutcome::Destroyed(said) if said == why));
+    pretend.something_ended.notified().await;
+    let (second, fresh, _) = run(&client, "a").await;
+    assert!(fresh && second != first);
+    let retired = count(&metrics, r#"snapback_retired_total{reason="page_budget"}"#);
+    assert_eq!(retired, 2);
+    assert_eq!(
+        count(&metrics, r#"snapback_poisoned_total{reason="reset"}"#),
+        0
+    );
+    assert_eq!(count(&metrics, "snapback_resets_total"), 0);
+}
+
+#[tokio::test]
 async fn a_failed_reset_or_a_doubt_or_a_dropped_lease_ends_the_environment() {
     let (pretend, client, metrics, _task) = pool_within(limits(4));
     pretend.reset_fails.store(true, Ordering::Relaxed);
@@ -376,15 +396,15 @@ async fn one_that_ended_during_its_request_is_not_given_away_either() {
 }
 
 #[tokio::test]
-async fn a_failed_restore_is_the_waiting_requests_error_and_the_next_one_tries_again() {
+async fn a_failed_start_is_the_waiting_requests_error_and_the_next_one_tries_again() {
     let (pretend, client, _task) = pool(1);
-    pretend.restore_fails.store(true, Ordering::Relaxed);
+    pretend.blank_fails.store(true, Ordering::Relaxed);
     let error = client
         .acquire(image("a"), Principal::default())
         .await
         .unwrap_err();
     assert!(matches!(error, LeaseError::Restore(_)));
-    pretend.restore_fails.store(false, Ordering::Relaxed);
+    pretend.blank_fails.store(false, Ordering::Relaxed);
     client
         .acquire(image("a"), Principal::default())
         .await
@@ -428,7 +448,7 @@ async fn a_full_node_refuses_and_an_idle_function_makes_room() {
 #[tokio::test]
 async fn who_gives_up_waiting_costs_nothing() {
     let (pretend, client, _task) = pool(1);
-    pretend.gate.forget_permits(1000);
+    pretend.starts.forget_permits(1000);
     let waiting = tokio::spawn({
         let client = client.clone();
         async move {
@@ -441,12 +461,15 @@ async fn who_gives_up_waiting_costs_nothing() {
     while client.summary().await.starting == 0 {}
     waiting.abort();
     let _ = waiting.await;
-    pretend.gate.add_permits(1);
-    while client.summary().await.idle == 0 {}
-    client
-        .acquire(image("a"), Principal::default())
+    pretend.starts.add_permits(1);
+    while client.summary().await.blank == 0 {}
+    // What was started for it serves whoever comes next, and whatever that wants.
+    let lease = client
+        .acquire(image("aa"), Principal::default())
         .await
         .unwrap();
+    assert_eq!(lease.blank_pool(), Some(BlankPool::Hit));
+    assert_eq!(pretend.fates.lock().unwrap().len(), 1);
     assert_eq!(pretend.restored.load(Ordering::Relaxed), 1);
 }
 

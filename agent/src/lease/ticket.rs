@@ -18,8 +18,8 @@ pub enum LeaseError<E: std::error::Error + 'static> {
     /// The node is shutting down, or the function is being deleted.
     #[error("the environments are being shut down")]
     Closed,
-    /// One was restored for this request, and that failed.
-    #[error("no environment could be restored")]
+    /// One was started for this request, and that failed.
+    #[error("no environment could be started")]
     Restore(#[source] Arc<E>),
     /// The kernel gave no random bytes for a name.
     #[error("an environment cannot be named")]

@@ -288,6 +288,7 @@ impl Node {
             queue_ns: course.queue_ns,
             lease_ns: course.lease_ns,
             restore_ns: lease.start().restore_ns(),
+            enter_ns: facts.enter_ns,
             userfaults: lease.start().userfaults(),
             resume_ns: facts.resume_ns,
             function_ns: facts.function_ns,

@@ -47,13 +47,16 @@ pub struct RequestRecord {
     pub generation: u64,
     /// Waiting for a place.
     pub queue_ns: u64,
-    /// Waiting for an environment, its restore included.
+    /// Waiting for an environment.
     pub lease_ns: u64,
     /// The restore of the environment: `Restore` command to reply.
     pub restore_ns: u64,
     /// Page faults of the environment that the pager answered since its restore.
     pub userfaults: u64,
-    /// From `Run` to the guest's confirmation of entropy and clock.
+    /// In the VMM: from the arrival of the command that let the guest run (`Restore` in a
+    /// fresh environment, else `Run`) to the moment at which its first vCPU entered it.
+    pub enter_ns: u64,
+    /// From the departure of that command to the guest's confirmation of entropy and clock.
     pub resume_ns: u64,
     /// From the event's departure to the answer's arrival.
     pub function_ns: u64,
@@ -166,6 +169,7 @@ mod tests {
             queue_ns: 0,
             lease_ns: 0,
             restore_ns: 0,
+            enter_ns: 0,
             userfaults: 0,
             resume_ns: 0,
             function_ns: 0,

@@ -66,7 +66,7 @@ impl Node {
             .collect();
 
         let cgroups = CgroupRoot::open(&config.cgroup)?;
-        let launcher = Launcher::new(vmm_program(&config.paths)?, cgroups);
+        let launcher = Launcher::new(vmm_program(&config.paths)?, cgroups, config.users);
         let pager = Pager::start(config.pager.threads).map_err(StartError::Pager)?;
         let command_line = config.kernel.command_line.clone();
         let executor = Executor::new(
@@ -82,6 +82,7 @@ impl Node {
             max_environments: limits.max_environments,
             idle: Duration::from_millis(timeouts.idle_ms),
             reset_in_place: config.reset.in_place,
+            page_budget: config.reset.page_budget,
             verify: config.reset.verify_fraction,
             separation: separation(config.isolation, &metrics),
             blanks: BlankLimits {

@@ -6,11 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use snapback_vmm::sys::memfd;
+use snapback_vmm::sys::memfd::{self, HUGE_PAGE};
 
 use super::PAGE;
 use super::bitmap::Bitmap;
 use super::source::PageSource;
+
+/// Pages of a huge page.
+pub(super) const PAGES_PER_HUGE: u64 = HUGE_PAGE as u64 / PAGE;
 
 /// Windows that may be filled at the same time.
 const STRIPES: usize = 64;
@@ -166,6 +169,30 @@ impl MemoryCache {
     /// Every page was looked at and is there, or is zero.
     pub(super) fn set_complete(&self) {
         self.complete.store(true, Ordering::Release);
+    }
+
+    /// Makes one huge page of the pages in the place of huge page `number`, if most of
+    /// them hold something: its holes take up memory then. False when there is no such
+    /// place any more, or the kernel has no huge pages.
+    pub(super) fn make_huge(&self, number: u64) -> bool {
+        let first = number * PAGES_PER_HUGE;
+        let pages = first..first + PAGES_PER_HUGE;
+        if pages.end * PAGE > self.len {
+            return false;
+        }
+        let held = pages.filter(|page| self.has(*page)).count();
+        if u64::try_from(held).unwrap_or(0) * 2 < PAGES_PER_HUGE {
+            return true;
+        }
+        match memfd::collapse(&self.memfd, first * PAGE) {
+            Ok(()) => true,
+            // Memory may be short now, or too scattered.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+            Err(error) => {
+                tracing::debug!(%error, "there are no huge pages");
+                false
+            }
+        }
     }
 
     pub(super) fn source(&self) -> &dyn PageSource {

@@ -21,6 +21,8 @@ enum Piece {
     Pages(Arc<MemoryCache>, Vec<Range<u64>>),
     /// One step towards all of a memory.
     Rest(Completion),
+    /// Huge pages of a memory that is whole, from the first of these on.
+    Huge(Arc<MemoryCache>, VecDeque<u64>),
 }
 
 /// What is still to be brought. Readable while there is something.
@@ -55,6 +57,12 @@ impl Prefetches {
         self.extend([Piece::Rest(Completion::of(Arc::clone(cache)))]);
     }
 
+    /// Huge pages of a memory that is whole, by number, after everything that waits
+    /// already.
+    pub(super) fn add_huge(&self, cache: &Arc<MemoryCache>, numbers: VecDeque<u64>) {
+        self.extend([Piece::Huge(Arc::clone(cache), numbers)]);
+    }
+
     fn extend(&self, pieces: impl IntoIterator<Item = Piece>) {
         let mut waiting = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         let before = waiting.len();
@@ -79,6 +87,7 @@ impl Prefetches {
             .pop_front();
         match piece {
             Some(Piece::Pages(cache, runs)) => bring(&cache, runs),
+            Some(Piece::Huge(cache, numbers)) => self.make_huge(cache, numbers),
             Some(Piece::Rest(mut completion)) => match completion.step() {
                 Ok(true) => self.extend([Piece::Rest(completion)]),
                 Ok(false) => {}
@@ -88,6 +97,14 @@ impl Prefetches {
                 }
             },
             None => {}
+        }
+    }
+
+    /// Makes the next huge page; the others wait behind what came meanwhile. The host
+    /// that refuses one would refuse all.
+    fn make_huge(&self, cache: Arc<MemoryCache>, mut numbers: VecDeque<u64>) {
+        if numbers.pop_front().is_some_and(|one| cache.make_huge(one)) {
+            self.extend([Piece::Huge(cache, numbers)]);
         }
     }
 }

@@ -17,8 +17,8 @@ use std::path::Path;
 
 /// Its name in a snapshot's directory.
 pub const FILE_NAME: &str = "working-set";
-/// While it is written.
-const DRAFT_NAME: &str = "working-set.new";
+/// What its name ends with while it is written.
+const DRAFT: &str = "new";
 
 const MAGIC: &[u8; 8] = b"SNAPWS\r\n";
 const VERSION: u16 = 1;
@@ -104,13 +104,19 @@ impl WorkingSet {
         merged
     }
 
-    /// Reads a snapshot's, when it has one, for a memory of `limit` pages.
+    /// The runs, in the order in which they were needed.
+    #[must_use]
+    pub fn runs(&self) -> &[Range<u32>] {
+        &self.runs
+    }
+
+    /// Reads a file, when there is one, for a memory of `limit` pages.
     ///
     /// # Errors
     /// When the file is no working set: nothing of it is used then.
-    pub fn read(directory: &Path, limit: u64) -> Result<Option<Self>, WorkingSetError> {
+    pub fn read(path: &Path, limit: u64) -> Result<Option<Self>, WorkingSetError> {
         const LONGEST: usize = HEAD + MAX_RUNS * RUN + HASH;
-        let file = match File::open(directory.join(FILE_NAME)) {
+        let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -129,16 +135,16 @@ impl WorkingSet {
             .ok_or(WorkingSetError::Damaged)
     }
 
-    /// Writes it beside a snapshot; a reader sees all of it or the one before.
+    /// Writes a file; a reader sees all of it or the one before.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write(&self, directory: &Path) -> io::Result<()> {
-        let draft = directory.join(DRAFT_NAME);
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let draft = path.with_extension(DRAFT);
         let mut file = File::create(&draft)?;
         file.write_all(&self.encode())?;
         file.sync_all()?;
-        fs::rename(&draft, directory.join(FILE_NAME))
+        fs::rename(&draft, path)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -206,15 +212,16 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again_in_the_same_order() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(WorkingSet::read(folder.path(), LIMIT).unwrap(), None);
+        let path = folder.path().join(FILE_NAME);
+        assert_eq!(WorkingSet::read(&path, LIMIT).unwrap(), None);
         let set = WorkingSet::of([7, 8, 9, 3, 4, 999, 5], LIMIT);
         assert_eq!(set.pages(), 7);
         assert_eq!(set.sorted(), [3..6, 7..10, 999..1000]);
-        set.write(folder.path()).unwrap();
-        let again = WorkingSet::read(folder.path(), LIMIT).unwrap().unwrap();
+        set.write(&path).unwrap();
+        let again = WorkingSet::read(&path, LIMIT).unwrap().unwrap();
         assert_eq!(again, set);
         assert_eq!(again.runs, [7..10, 3..5, 999..1000, 5..6]);
-        assert!(!folder.path().join(DRAFT_NAME).exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
@@ -254,9 +261,10 @@ mod tests {
     #[test]
     fn a_file_that_is_too_long_is_not_read_to_its_end() {
         let folder = tempfile::tempdir().unwrap();
-        let file = File::create(folder.path().join(FILE_NAME)).unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let file = File::create(&path).unwrap();
         file.set_len(1 << 40).unwrap();
-        let error = WorkingSet::read(folder.path(), LIMIT).unwrap_err();
+        let error = WorkingSet::read(&path, LIMIT).unwrap_err();
         assert!(matches!(error, WorkingSetError::TooLong));
     }
 }

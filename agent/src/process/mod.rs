@@ -5,7 +5,7 @@
 //!                        │ drop                     │ events, end of file
 //!                        ▼                          ▼
 //!                      reaper task ◄───────────── Fate  (why the VM ended: the first cause wins)
-//!                        └─► kill, wait, remove the cgroup
+//!                        └─► kill, wait, remove the cgroup, give the user back
 //! ```
 
 mod cgroup;
@@ -13,8 +13,10 @@ mod control;
 mod fate;
 mod reaper;
 mod spawn;
+mod users;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupRoot};
 pub use control::{Answer, CommandError, ControlClient};
 pub use fate::{Cause, Fate};
 pub use spawn::{Launcher, SpawnError, VmmProcess};
+pub use users::NoUserLeft;

@@ -7,15 +7,18 @@ use tokio::sync::watch;
 
 use super::cgroup::Cgroup;
 use super::fate::Fate;
+use super::users::User;
 use crate::ids::EnvironmentId;
 use crate::telemetry::log_vmm;
 
 /// Runs until the process has ended, kills it when its fate is sealed, and
-/// removes its cgroup. `exited` is told at the very end.
+/// removes its cgroup. Its user is free again when it is gone. `exited` is told at
+/// the very end.
 pub async fn reap(
     environment: EnvironmentId,
     mut child: Child,
     cgroup: Option<Cgroup>,
+    user: Option<User>,
     fate: Fate,
     exited: watch::Sender<bool>,
 ) {
@@ -45,6 +48,7 @@ pub async fn reap(
     if let Some(cgroup) = cgroup {
         cgroup.remove().await;
     }
+    drop(user);
     report(environment, status);
     // Nobody may be waiting.
     let _ = exited.send(true);

@@ -1,18 +1,24 @@
 //! Starting a VMM process.
 //!
 //! It inherits three descriptors (control socket, `/dev/kvm`,
-//! `/dev/userfaultfd`), an empty environment, and nothing else.
+//! `/dev/userfaultfd`), an empty environment, and nothing else. It is the first process
+//! of a process namespace of its own, in which it sees nobody, and is told which
+//! user to become on its way into the jail ([`snapback_vmm::jail`]).
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use command_fds::{CommandFdExt as _, FdMapping, FdMappingCollision};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::thread::{CapabilitySet, UnshareFlags};
 use snapback_proto::control::{CONTROL_FD, KVM_FD, USERFAULTFD_FD};
-use tokio::process::Command;
+use snapback_vmm::sys::jail::unshare;
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +26,8 @@ use super::cgroup::{CgroupError, CgroupRoot};
 use super::control::ControlClient;
 use super::fate::{Cause, Fate};
 use super::reaper::reap;
+use super::users::{NoUserLeft, Users};
+use crate::config;
 use crate::ids::EnvironmentId;
 
 /// A VMM process could not be started.
@@ -57,6 +65,9 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
+    /// There is no user for the process.
+    #[error(transparent)]
+    User(#[from] NoUserLeft),
     /// The process could not be put into its cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -67,6 +78,8 @@ pub enum SpawnError {
 pub struct Launcher {
     program: PathBuf,
     cgroups: CgroupRoot,
+    /// `None` when this process may not make others somebody else.
+    users: Option<Arc<Users>>,
     reapers: TaskTracker,
 }
 
@@ -74,6 +87,8 @@ pub struct Launcher {
 #[derive(Debug)]
 pub struct VmmProcess {
     environment: EnvironmentId,
+    /// `None` when it had ended already.
+    pid: Option<u32>,
     /// Commands to it.
     pub control: ControlClient,
     fate: Fate,
@@ -93,6 +108,12 @@ impl VmmProcess {
         self.environment
     }
 
+    /// Its number, which stays its own until it is reaped.
+    #[must_use]
+    pub const fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
     /// Why it ended, when it did.
     #[must_use]
     pub const fn fate(&self) -> &Fate {
@@ -109,12 +130,22 @@ impl VmmProcess {
 }
 
 impl Launcher {
-    /// A launcher of `program`, with cgroups below `cgroups`.
+    /// A launcher of `program`, with cgroups below `cgroups` and users of `users`. An
+    /// agent without root's capabilities cannot make its processes other users: that is
+    /// only logged.
     #[must_use]
-    pub fn new(program: PathBuf, cgroups: CgroupRoot) -> Self {
+    pub fn new(program: PathBuf, cgroups: CgroupRoot, users: config::Users) -> Self {
+        let users = privileged().then(|| Users::new(users));
+        if users.is_none() {
+            tracing::warn!(
+                "the agent lacks capabilities of root: VMM processes keep its user and see its \
+                 process namespace"
+            );
+        }
         Self {
             program,
             cgroups,
+            users,
             reapers: TaskTracker::new(),
         }
     }
@@ -147,8 +178,12 @@ impl Launcher {
                 child_fd: USERFAULTFD_FD,
             },
         ];
+        let user = self.users.as_ref().map(Users::take).transpose()?;
         let cgroup = self.cgroups.create(environment, guest_memory_mib)?;
         let mut command = Command::new(&self.program);
+        if let Some(user) = &user {
+            command.args(user.identity().arguments());
+        }
         command
             .env_clear()
             .current_dir("/")
@@ -158,7 +193,11 @@ impl Launcher {
             .process_group(0)
             .kill_on_drop(true)
             .fd_mappings(devices.into())?;
-        let child = match command.spawn() {
+        let started = match user {
+            Some(_) => start_apart(&mut command),
+            None => command.spawn(),
+        };
+        let child = match started {
             Ok(child) => child,
             Err(source) => {
                 if let Some(cgroup) = cgroup {
@@ -186,6 +225,7 @@ impl Launcher {
             environment,
             child,
             cgroup,
+            user,
             fate.clone(),
             exited_sender,
         ));
@@ -197,6 +237,7 @@ impl Launcher {
         tracing::debug!(%environment, pid, "started a VMM process");
         Ok(VmmProcess {
             environment,
+            pid,
             control: control.map_err(control_error)?,
             fate,
             exited,
@@ -208,6 +249,30 @@ impl Launcher {
         self.reapers.close();
         self.reapers.wait().await;
     }
+}
+
+/// Whether this process may make another one a user of its own, in a process namespace
+/// of its own.
+fn privileged() -> bool {
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SYS_ADMIN;
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+}
+
+/// Starts a process as the first one of a process namespace. The namespace is that of
+/// the next children of whoever made it, and keeps him from starting threads: so a
+/// thread that ends at once makes it.
+fn start_apart(command: &mut Command) -> io::Result<Child> {
+    let runtime = Handle::current();
+    let start = move || {
+        let _runtime = runtime.enter();
+        unshare(UnshareFlags::NEWPID)?;
+        command.spawn()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("spawn".to_owned());
+        let started = thread.spawn_scoped(scope, start)?.join();
+        started.unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")))
+    })
 }
 
 /// Our end does not block, theirs does.

@@ -151,7 +151,7 @@ impl Draft {
             .map_err(SnapshotError::io("caching", &path))?;
         let disks = parts.disks.open()?;
         let directory = &self.destination;
-        let hints = Hints::none(directory.clone());
+        let hints = Hints::none(directory.clone(), len);
         let snapshot = Snapshot::new(&manifest, directory, cache, disks, hints)?;
         // The guest was booted in it: there is nothing to bring, only to look at.
         snapshot.complete()?;

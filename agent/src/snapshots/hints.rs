@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use snapback_proto::control::PageRun;
+
 use super::Snapshot;
-use crate::pager::{MemoryCache, PAGE, Recording, WorkingSet};
+use super::writes::{Watcher, Writes};
+use crate::pager::{MemoryCache, PAGE, Recording, WORKING_SET_FILE_NAME, WorkingSet};
 
 /// A snapshot's working set, once there is one.
 #[derive(Debug)]
@@ -16,24 +19,28 @@ pub(super) struct Hints {
     recording: AtomicBool,
     prefetched: AtomicBool,
     completing: AtomicBool,
+    collapsing: AtomicBool,
+    writes: Writes,
 }
 
 impl Hints {
     /// Nothing is known yet.
-    pub(super) const fn none(directory: PathBuf) -> Self {
+    pub(super) fn none(directory: PathBuf, memory_len: u64) -> Self {
         Self {
+            writes: Writes::read(directory.clone(), memory_len / PAGE),
             directory,
             set: OnceLock::new(),
             recording: AtomicBool::new(false),
             prefetched: AtomicBool::new(false),
             completing: AtomicBool::new(false),
+            collapsing: AtomicBool::new(false),
         }
     }
 
     /// What the file says, when there is one. A bad one is as good as none.
     pub(super) fn read(directory: PathBuf, memory_len: u64) -> Self {
-        let hints = Self::none(directory);
-        match WorkingSet::read(&hints.directory, memory_len / PAGE) {
+        let hints = Self::none(directory, memory_len);
+        match WorkingSet::read(&hints.path(), memory_len / PAGE) {
             Ok(Some(set)) => {
                 // It was empty.
                 let _ = hints.set.set(set);
@@ -46,6 +53,10 @@ impl Hints {
             }
         }
         hints
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join(WORKING_SET_FILE_NAME)
     }
 }
 
@@ -76,7 +87,7 @@ impl FirstRun {
         };
         let hints = &self.snapshot.hints;
         let (snapshot, pages) = (self.snapshot.id(), set.pages());
-        match set.write(&hints.directory) {
+        match set.write(&hints.path()) {
             Ok(()) => tracing::info!(%snapshot, pages, "recorded a working set"),
             Err(error) => {
                 // The snapshot may have been removed meanwhile.
@@ -109,6 +120,32 @@ impl Snapshot {
     #[must_use]
     pub fn to_complete(&self) -> bool {
         !self.memory().is_complete() && !self.hints.completing.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether pages of its memory are to be put together to huge ones: true for the first
+    /// who asks once all of it is there and it is known what runs write.
+    #[must_use]
+    pub fn to_collapse(&self) -> bool {
+        self.memory().is_complete()
+            && !self.written().is_empty()
+            && !self.hints.collapsing.swap(true, Ordering::Relaxed)
+    }
+
+    /// The pages that runs write, as far as that is known.
+    #[must_use]
+    pub fn written(&self) -> &[PageRun] {
+        self.hints.writes.known()
+    }
+
+    /// Whether the next run is one to learn from.
+    #[must_use]
+    pub fn learns_writes(&self) -> bool {
+        self.hints.writes.are_wanted()
+    }
+
+    /// Learns from a run that went well. May write a file: not for a task.
+    pub fn learn_writes(&self, run: Watcher) {
+        self.hints.writes.learn(run);
     }
 
     /// Memory for a microVM whose run is recorded; `None` when the working set is
@@ -146,7 +183,7 @@ mod tests {
     use snapback_vmm::snapshot::manifest::{Cpu, FileDigest, Machine, Manifest, Memory};
 
     use super::*;
-    use crate::pager::{PageSource, WORKING_SET_FILE_NAME};
+    use crate::pager::PageSource;
 
     const LEN: u64 = 16 * PAGE;
 
@@ -236,6 +273,6 @@ mod tests {
         assert!(snapshot.to_prefetch().is_none());
         let (_, run) = snapshot.record().unwrap();
         run.finish();
-        assert!(WorkingSet::read(folder.path(), 16).unwrap().is_some());
+        assert!(WorkingSet::read(&file, 16).unwrap().is_some());
     }
 }

@@ -21,6 +21,7 @@ mod error;
 mod files;
 mod hints;
 mod loaded;
+mod writes;
 
 pub use catalogue::Catalogue;
 pub use draft::{Draft, Parts};
@@ -28,6 +29,7 @@ pub use error::SnapshotError;
 pub use files::SnapshotFiles;
 pub use hints::FirstRun;
 pub use loaded::{Disks, Snapshot};
+pub use writes::Watcher;
 
 #[cfg(test)]
 mod tests;

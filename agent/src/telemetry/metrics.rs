@@ -47,6 +47,8 @@ pub enum Retirement {
     Deleted,
     /// Environments serve one request here (`reset.in_place = false`).
     SingleUse,
+    /// Its request wrote more pages than a reset copies back (`reset.page_budget`).
+    PageBudget,
     /// The agent ends.
     Shutdown,
 }
@@ -77,11 +79,12 @@ pub enum Change {
 
 impl Retirement {
     /// Every reason.
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Idle,
         Self::Replaced,
         Self::Deleted,
         Self::SingleUse,
+        Self::PageBudget,
         Self::Shutdown,
     ];
 
@@ -91,6 +94,7 @@ impl Retirement {
             Self::Replaced => "replaced",
             Self::Deleted => "deleted",
             Self::SingleUse => "single_use",
+            Self::PageBudget => "page_budget",
             Self::Shutdown => "shutdown",
         }
     }
@@ -278,7 +282,7 @@ impl Metrics {
         self.retired.get_or_create(&Reason { reason }).inc();
     }
 
-    /// A snapshot was loaded.
+    /// A snapshot was given to a machine, whose first request loads it.
     pub fn restored(&self) {
         self.restores.inc();
     }

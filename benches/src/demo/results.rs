@@ -261,6 +261,7 @@ mod tests {
                 generation: number,
                 blank_pool: Some("hit".to_owned()),
                 restore_ns: 5_000_000,
+                enter_ns: 300_000,
                 userfaults: 0,
                 resume_ns: 1_000_000,
                 function_ns: 2_000_000,

@@ -6,58 +6,48 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{Dial, Guest, PATIENCE, PeerError};
-use crate::report::{Peer, Samples, milliseconds};
+use super::process::{Process, remove};
+use super::{CID, Dial, Guest, PATIENCE, PeerError, Start, Times, Vmm};
 
-const PEER: &str = "qemu";
+pub(super) const PEER: &str = "qemu";
 const PROGRAM: &str = "qemu-system-x86_64";
-/// Above the context ids that are taken (vsock(7)).
-const CID: u32 = 42;
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 nomodule \
      random.trust_cpu=on i8042.noaux i8042.nokbd";
 
-fn prepare(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> PeerError {
-    let doing = doing.into();
-    move |source| PeerError::Prepare {
-        peer: PEER,
-        doing,
-        source,
-    }
+pub(super) fn prepare(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> PeerError {
+    super::prepare(PEER, doing)
 }
 
-/// Boots the guest, saves it, and restores it `rounds` times in a process that
-/// waits and `rounds` times in one that does not. Blocks.
-///
-/// # Errors
-/// When QEMU, the host's vsock or the guest does not do its part.
-pub fn qemu(guest: &Guest, rounds: usize) -> Result<Peer, PeerError> {
-    load_vsock()?;
-    let name = format!("{PEER}-microvm {}", version()?);
-    save(guest)?;
-    let mut rows = Vec::new();
-    for waiting in [true, false] {
-        let mut ready = Samples::new("ms");
-        let mut done = Samples::new("ms");
-        for _ in 0..rounds {
-            let (b, c) = restore(guest, waiting)?;
-            ready.push(b);
-            done.push(c);
-        }
-        let process = if waiting { "waiting" } else { "none" };
-        let params = || [("process", json!(process)), ("runtime", json!("python"))];
-        rows.extend(ready.row("restore/b", params()));
-        rows.extend(done.row("restore/c", params()));
+/// QEMU's microvm.
+#[derive(Debug, Clone, Copy)]
+pub struct Qemu;
+
+impl Vmm for Qemu {
+    fn peer(&self) -> &'static str {
+        PEER
     }
-    Ok(Peer { peer: name, rows })
+
+    fn name(&self) -> Result<String, PeerError> {
+        Ok(format!("{PEER}-microvm {}", version()?))
+    }
+
+    fn save(&self, guest: &Guest) -> Result<(), PeerError> {
+        load_vsock()?;
+        save(guest)
+    }
+
+    fn restore(&self, guest: &Guest, start: Start) -> Result<Times, PeerError> {
+        restore(guest, start)
+    }
 }
 
 /// The host's side of a guest's vsock is a module that nothing else loads.
-fn load_vsock() -> Result<(), PeerError> {
+pub(super) fn load_vsock() -> Result<(), PeerError> {
     const DEVICE: &str = "/dev/vhost-vsock";
     if Path::new(DEVICE).exists() {
         return Ok(());
@@ -76,7 +66,7 @@ fn load_vsock() -> Result<(), PeerError> {
     })
 }
 
-fn version() -> Result<String, PeerError> {
+pub(super) fn version() -> Result<String, PeerError> {
     let output = Command::new(PROGRAM)
         .arg("--version")
         .output()
@@ -100,9 +90,8 @@ fn state_file(guest: &Guest) -> PathBuf {
 
 /// Boots once and leaves memory and state in their files.
 fn save(guest: &Guest) -> Result<(), PeerError> {
-    let machine = Machine::start(guest, &[])?;
-    machine.answers("ping\n")?;
-    machine.answers("{}\n")?;
+    let mut machine = Machine::start(guest, &[])?;
+    machine.times(Instant::now())?;
     let mut control = machine.control()?;
     control.ignore_shared_memory()?;
     let target = format!("exec:cat > {}", state_file(guest).display());
@@ -113,71 +102,60 @@ fn save(guest: &Guest) -> Result<(), PeerError> {
     fs::rename(memory_file(guest), saved_memory(guest)).map_err(prepare("keep the memory"))
 }
 
-/// Restores once: milliseconds until PID 1 and until the function has answered.
-fn restore(guest: &Guest, waiting: bool) -> Result<(f64, f64), PeerError> {
+/// Restores once.
+fn restore(guest: &Guest, start: Start) -> Result<Times, PeerError> {
     fs::copy(saved_memory(guest), memory_file(guest)).map_err(prepare("copy the memory"))?;
     let source = format!("exec:cat {}", state_file(guest).display());
     let mut begin = Instant::now();
-    let machine = Machine::start(guest, &["-incoming", "defer"])?;
+    let mut machine = Machine::start(guest, &["-incoming", "defer"])?;
     let mut control = machine.control()?;
     control.ignore_shared_memory()?;
-    if waiting {
+    if start == Start::Waiting {
         begin = Instant::now();
     }
     control.command("migrate-incoming", &json!({ "uri": source }))?;
     // A connection that is made earlier may be lost with the transport's reset.
     control.wait_for_event("RESUME")?;
-    machine.answers("ping\n")?;
-    let ready = milliseconds(begin.elapsed());
-    machine.answers("{}\n")?;
-    Ok((ready, milliseconds(begin.elapsed())))
+    machine.times(begin)
 }
 
-/// A QEMU process; it is killed when it is dropped.
-struct Machine {
-    process: Child,
+/// A QEMU process with its control socket.
+pub(super) struct Machine {
+    process: Process,
     socket: PathBuf,
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Machine {
     fn start(guest: &Guest, more: &[&str]) -> Result<Self, PeerError> {
+        Self::start_with(guest, false, more)
+    }
+
+    /// With its memory as its own (`private`), or in its file.
+    pub(super) fn start_with(
+        guest: &Guest,
+        private: bool,
+        more: &[&str],
+    ) -> Result<Self, PeerError> {
         let socket = guest.scratch.join("qmp");
-        match fs::remove_file(&socket) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(prepare("remove the old control socket")(error));
-            }
-            _ => {}
-        }
-        let log = fs::File::create(guest.scratch.join("qemu.log"))
-            .map_err(prepare("write QEMU's log"))?;
-        let process = Command::new(PROGRAM)
-            .args(arguments(guest, &socket))
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .map_err(prepare(format!("start {PROGRAM}")))?;
+        remove(PEER, &socket)?;
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments(guest, &socket, private)).args(more);
+        let process = Process::start(PEER, &mut command, &guest.scratch.join("qemu.log"))?;
         Ok(Self { process, socket })
     }
 
-    fn answers(&self, line: &str) -> Result<(), PeerError> {
-        Dial::Vsock { cid: CID }
-            .ask(line, PATIENCE)
-            .map(drop)
-            .map_err(|source| PeerError::Silent { peer: PEER, source })
+    /// Waits until the guest answers `line`.
+    pub(super) fn answers(&mut self, line: &str) -> Result<(), PeerError> {
+        self.process
+            .answers(&Dial::Vsock { cid: CID }, line, PATIENCE)
+    }
+
+    fn times(&mut self, begin: Instant) -> Result<Times, PeerError> {
+        Times::of(begin, |line| self.answers(line))
     }
 
     /// Connects to the process as soon as it listens.
-    fn control(&self) -> Result<Control, PeerError> {
+    pub(super) fn control(&mut self) -> Result<Control, PeerError> {
         let begin = Instant::now();
         loop {
             match UnixStream::connect(&self.socket) {
@@ -185,14 +163,23 @@ impl Machine {
                 Err(error) if begin.elapsed() > PATIENCE => {
                     return Err(prepare("reach QEMU's control socket")(error));
                 }
-                Err(_) => std::thread::sleep(std::time::Duration::from_micros(500)),
+                Err(_) => self.process.check()?,
             }
+            std::thread::sleep(std::time::Duration::from_micros(500));
         }
     }
 }
 
-fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
+fn arguments(guest: &Guest, socket: &Path, private: bool) -> Vec<String> {
     let memory = guest.memory_mib;
+    let backend = if private {
+        format!("memory-backend-ram,id=ram,size={memory}M")
+    } else {
+        format!(
+            "memory-backend-file,id=ram,size={memory}M,share=on,mem-path={}",
+            memory_file(guest).display()
+        )
+    };
     let disk = |id: &str, path: &Path| {
         [
             "-drive".to_owned(),
@@ -226,10 +213,7 @@ fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
         "-m".to_owned(),
         format!("{memory}"),
         "-object".to_owned(),
-        format!(
-            "memory-backend-file,id=ram,size={memory}M,share=on,mem-path={}",
-            memory_file(guest).display()
-        ),
+        backend,
         "-kernel".to_owned(),
         guest.kernel.display().to_string(),
         "-initrd".to_owned(),
@@ -245,7 +229,7 @@ fn arguments(guest: &Guest, socket: &Path) -> Vec<String> {
 }
 
 /// QEMU's machine protocol.
-struct Control {
+pub(super) struct Control {
     reader: BufReader<UnixStream>,
     /// Names of the events that came before an answer.
     events: Vec<String>,
@@ -290,7 +274,7 @@ impl Control {
         }
     }
 
-    fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, PeerError> {
+    pub(super) fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, PeerError> {
         self.events.clear();
         let mut text = json!({ "execute": name, "arguments": arguments }).to_string();
         text.push('\n');
@@ -332,7 +316,7 @@ fn event_name(message: &Value) -> Option<String> {
     Some(message.get("event")?.as_str()?.to_owned())
 }
 
-fn refused(command: &str, answer: &Value) -> PeerError {
+pub(super) fn refused(command: &str, answer: &Value) -> PeerError {
     PeerError::Refused {
         peer: PEER,
         command: command.to_owned(),

@@ -31,9 +31,10 @@ pub enum FootprintError {
 /// What one microVM uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Memory that no other process shares, in KiB.
+    /// Memory that is the process's own, in KiB. A page of the snapshot is not, even while
+    /// no other process has it mapped.
     pub private_kib: u64,
-    /// Of this, pages of the guest that were copied when they were written, in KiB.
+    /// Of this, pages of the guest that were copied for it to write, in KiB.
     pub copied_kib: u64,
     /// Exits of its vCPUs since its restore; `None` without debugfs.
     pub exits: Option<u64>,
@@ -77,7 +78,8 @@ fn only_process() -> Result<String, FootprintError> {
     }
 }
 
-/// Sums `Private_*` of all mappings; those of memfds are guest memory.
+/// Sums `Private_*` of all mappings. Those of memfds are guest memory: what is its own
+/// there is anonymous.
 fn from_smaps(text: &str) -> Footprint {
     let mut footprint = Footprint::default();
     let mut guest = false;
@@ -87,12 +89,13 @@ fn from_smaps(text: &str) -> Footprint {
             continue;
         };
         match first {
-            "Private_Clean:" | "Private_Dirty:" => {
+            "Private_Clean:" | "Private_Dirty:" if !guest => {
+                footprint.private_kib += second.parse().unwrap_or(0);
+            }
+            "Anonymous:" if guest => {
                 let kib = second.parse().unwrap_or(0);
                 footprint.private_kib += kib;
-                if guest && first == "Private_Dirty:" {
-                    footprint.copied_kib += kib;
-                }
+                footprint.copied_kib += kib;
             }
             _ if !first.ends_with(':') => guest = line.contains("/memfd:"),
             _ => {}
@@ -131,14 +134,16 @@ mod tests {
 7f0000000000-7f0008000000 rw-p 00000000 00:01 7 /memfd:snapshot (deleted)
 Size:             131072 kB
 Private_Clean:         8 kB
-Private_Dirty:       100 kB
+Private_Dirty:       700 kB
+Anonymous:           100 kB
 VmFlags: rd wr mr
 7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0 [stack]
 Private_Clean:         0 kB
 Private_Dirty:        12 kB
+Anonymous:            12 kB
 ";
         let expected = Footprint {
-            private_kib: 120,
+            private_kib: 112,
             copied_kib: 100,
             exits: None,
         };

@@ -9,7 +9,9 @@
 //! Every request gets a microVM of its own (`reset.in_place = false`), so each sample is
 //! one restore. Clocks, all from the `Restore` command or the request on:
 //!
-//! * `restore/a`: the state is loaded and the vCPUs are entered;
+//! * `restore/a`: the state is loaded and the first vCPU enters its guest, from the
+//!   command's arrival at the VMM and by its own clock;
+//! * `restore/command`: the reply to the command is back at the agent;
 //! * `restore/b`: guest-init has confirmed entropy and clock;
 //! * `restore/answer`: the function's answer is back at the agent;
 //! * `restore/c`: the caller of the API has it, waiting for a place included.
@@ -31,7 +33,7 @@ use crate::client::Client;
 use crate::floor::{self, FloorError};
 use crate::function::FunctionError;
 use crate::node::{Node, NodeError};
-use crate::peers::{self, Guest, PeerError};
+use crate::peers::{self, Guest, Programs, Vmm};
 use crate::progress;
 use crate::report::Report;
 use crate::series::{Sample, Series};
@@ -59,6 +61,8 @@ pub struct Options {
     pub functions: PathBuf,
     /// The packed PID 1 of the peers' guest; without it there are no peers.
     pub peer_init: Option<PathBuf>,
+    /// Peers that not every host has.
+    pub peers: Programs,
     /// Leave out what only more samples or more concurrency would show.
     pub quick: bool,
 }
@@ -84,9 +88,6 @@ pub enum RestoreError {
     /// The memory of a microVM could not be measured.
     #[error(transparent)]
     Footprint(#[from] FootprintError),
-    /// A peer could not be measured.
-    #[error(transparent)]
-    Peer(#[from] PeerError),
     /// The peers' code image could not be made.
     #[error("the peers' code image cannot be made: {0}")]
     Pack(String),
@@ -116,13 +117,29 @@ async fn measure(options: &Options, report: &mut Report) -> Result<(), RestoreEr
     let outcome = bench.drive(options, report).await;
     outcome?;
     if let Some(initramfs) = &options.peer_init {
-        progress::step("restore the same guest with QEMU's microvm");
-        let scratch = tempfile::tempdir_in("/run")
-            .map_err(|error| RestoreError::Pack(format!("no temporary directory ({error})")))?;
-        let guest = peer_guest(options, initramfs, scratch.path()).await?;
-        let rounds = if options.quick { 1 } else { PEER_ROUNDS };
-        let peer = tokio::task::spawn_blocking(move || peers::qemu(&guest, rounds)).await??;
-        report.peers.push(peer);
+        for vmm in options.peers.vmms() {
+            measure_peer(options, initramfs, vmm, report).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A peer that cannot be measured leaves a failed check, and the others their turn.
+async fn measure_peer(
+    options: &Options,
+    initramfs: &Path,
+    vmm: Box<dyn Vmm>,
+    report: &mut Report,
+) -> Result<(), RestoreError> {
+    progress::step(&format!("restore the same guest with {}", vmm.peer()));
+    let scratch = tempfile::tempdir_in("/run")
+        .map_err(|error| RestoreError::Pack(format!("no temporary directory ({error})")))?;
+    let guest = peer_guest(options, initramfs, scratch.path()).await?;
+    let rounds = if options.quick { 1 } else { PEER_ROUNDS };
+    let measured = move || peers::measure(vmm.as_ref(), &guest, rounds);
+    match tokio::task::spawn_blocking(measured).await? {
+        Ok(peer) => report.peers.push(peer),
+        Err(error) => report.check("restore/peer", false, chain(&error)),
     }
     Ok(())
 }

@@ -4,9 +4,13 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-/// Requests before the first sample: one that loads the snapshot, one that is recorded
-/// or prefetched, one more that finds what those left.
-pub const WARM_UP: usize = 3;
+/// Requests before the first sample: one that loads the snapshot and is recorded, two
+/// whose writes are learned, one more that finds what those left.
+pub const WARM_UP: usize = 4;
+
+/// Blank microVMs started per second at most: the next one is not being started while a
+/// request runs that has just taken one.
+const PER_SECOND: u32 = 10;
 
 /// For one microVM that serves on, alone.
 pub const FOOTPRINT: &str = "[pools]\nblank = 0\n[pager]\nworking_sets = false\n";
@@ -20,6 +24,24 @@ pub enum Cache {
     Cold,
 }
 
+/// `[pager] fill`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// Between faults.
+    Background,
+    /// Before the first restore.
+    Eager,
+}
+
+impl Fill {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Background => "background",
+            Self::Eager => "eager",
+        }
+    }
+}
+
 /// One combination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
@@ -29,8 +51,12 @@ pub struct Setting {
     pub rounds: usize,
     /// The snapshot's pages.
     pub cache: Cache,
-    /// Whether working sets are recorded and prefetched.
+    /// Whether working sets are recorded and prefetched, and what runs write is made a
+    /// microVM's own ahead.
     pub prefetch: bool,
+    /// When the rest of a snapshot's memory is brought: in the background, or all of it
+    /// before the first restore.
+    pub fill: Fill,
     /// Whether blank microVMs wait, one for each request of a round.
     pub blank_pool: bool,
     /// Tells two series of the same combination apart.
@@ -43,6 +69,7 @@ pub const FIRST: Setting = Setting {
     rounds: 0,
     cache: Cache::Warm,
     prefetch: true,
+    fill: Fill::Background,
     blank_pool: true,
     repeat: 0,
 };
@@ -55,17 +82,17 @@ impl Setting {
 
     /// The agent's configuration.
     pub fn toml(&self) -> String {
-        let (blanks, working_sets) = (self.blanks(), self.prefetch);
+        let (blanks, working_sets, fill) = (self.blanks(), self.prefetch, self.fill.word());
         format!(
             "[reset]\nin_place = false\n\
-             [pools]\nblank = {blanks}\nblank_starting = 1\nblank_per_second = 1000\n\
-             [pager]\nworking_sets = {working_sets}\n\
+             [pools]\nblank = {blanks}\nblank_starting = 1\nblank_per_second = {PER_SECOND}\n\
+             [pager]\nworking_sets = {working_sets}\nfill = \"{fill}\"\n\
              [limits]\nmax_environments = 256\nmax_concurrent_requests = 256\n"
         )
     }
 
     /// The conditions of its rows.
-    pub fn params<'a>(&self, runtime: &str) -> [(&'a str, Value); 6] {
+    pub fn params<'a>(&self, runtime: &str) -> [(&'a str, Value); 7] {
         let cache = match self.cache {
             Cache::Warm => "warm",
             Cache::Cold => "cold",
@@ -75,6 +102,7 @@ impl Setting {
             ("concurrency", json!(self.concurrency)),
             ("cache", json!(cache)),
             ("prefetch", json!(self.prefetch)),
+            ("fill", json!(self.fill.word())),
             ("blank_pool", json!(self.blank_pool)),
             ("repeat", json!(self.repeat)),
         ]
@@ -86,9 +114,10 @@ impl fmt::Display for Setting {
         let on = |on| if on { "on" } else { "off" };
         write!(
             f,
-            "{:?} cache, prefetch {}, blank pool {}, {} at once, {} rounds",
+            "{:?} cache, prefetch {}, {} fill, blank pool {}, {} at once, {} rounds",
             self.cache,
             on(self.prefetch),
+            self.fill.word(),
             on(self.blank_pool),
             self.concurrency,
             self.rounds
@@ -103,6 +132,7 @@ pub fn settings(quick: bool) -> Vec<Setting> {
         rounds: if quick { 5 } else { 30 },
         cache: Cache::Warm,
         prefetch: true,
+        fill: Fill::Background,
         blank_pool: true,
         repeat: 1,
     };
@@ -119,9 +149,19 @@ pub fn settings(quick: bool) -> Vec<Setting> {
             rounds: if quick { 2 } else { 10 },
             ..warm
         },
+        Setting {
+            prefetch: false,
+            rounds: if quick { 2 } else { 10 },
+            ..warm
+        },
         cold,
         Setting {
             prefetch: false,
+            ..cold
+        },
+        Setting {
+            prefetch: false,
+            fill: Fill::Eager,
             ..cold
         },
     ];

@@ -51,6 +51,39 @@ fn every_thread_is_without_privileges_and_under_a_filter() {
 }
 
 #[test]
+fn it_is_a_user_of_its_own_and_sees_no_other_process() {
+    while_a_request_runs(|agent, process| {
+        let machines = agent.machines();
+        // This one and the blank ones.
+        assert!(machines.len() > 1, "{machines:?}");
+        let mut users = BTreeSet::new();
+        for machine in &machines {
+            for field in ["Uid", "Gid"] {
+                let ids = machine.status("status", field);
+                let ids: BTreeSet<u32> = ids.split('\t').map(|id| id.parse().unwrap()).collect();
+                // Real, effective, saved and of the file system.
+                assert_eq!(ids.len(), 1, "{field}: {ids:?}");
+                assert!(ids.iter().all(|id| *id >= 0x7000_0000), "{field}: {ids:?}");
+                users.extend(ids);
+            }
+            assert_eq!(machine.status("status", "Groups"), "");
+            // It is the first and only process of its namespace.
+            let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/pid")).unwrap();
+            assert_ne!(namespace(&machine.0.to_string()), namespace("self"));
+            let ids = machine.status("status", "NSpid");
+            assert_eq!(ids, format!("{}\t1", machine.0));
+        }
+        assert_eq!(users.len(), machines.len(), "one user each: {users:?}");
+        assert!(machines.contains(&process));
+        let limits = process.read("limits");
+        let mut lines = limits.lines();
+        let threads = lines.find_map(|line| line.strip_prefix("Max processes"));
+        let threads: Vec<_> = threads.unwrap().split_whitespace().take(2).collect();
+        assert_eq!(threads, ["16", "16"]);
+    });
+}
+
+#[test]
 fn its_namespaces_are_its_own_and_empty() {
     while_a_request_runs(|_, process| {
         for kind in ["mnt", "net", "user", "ipc", "uts", "cgroup"] {

@@ -160,15 +160,7 @@ fn a_reset_or_a_comparison_that_takes_too_long_destroys_the_environment() {
     assert_eq!(agent.metric("snapback_mismatches_total"), 0);
 }
 
-#[test]
-fn nothing_is_poisoned_that_ends_for_want_of_work() {
-    let (place, _turn) = own_place();
-    let agent = place.start(&format!("{NO_BLANKS}[reset]\nin_place = false\n"));
-    agent.call_recorded(TOUR, &json!({"do": "find"}));
-    wait_for("the environment's end", || {
-        let retired = agent.metric(r#"snapback_retired_total{reason="single_use"}"#);
-        (retired == 1).then_some(())
-    });
+fn assert_nothing_is_poisoned(agent: &Agent) {
     let text = String::from_utf8(agent.get("/metrics").body).unwrap();
     let poisoned: Vec<_> = text
         .lines()
@@ -179,4 +171,42 @@ fn nothing_is_poisoned_that_ends_for_want_of_work() {
         poisoned.iter().all(|line| line.ends_with(" 0")),
         "{poisoned:?}"
     );
+}
+
+#[test]
+fn a_request_over_the_page_budget_ends_its_microvm_and_is_no_doubt() {
+    let (place, _turn) = own_place();
+    let agent = place.start(&format!("{NO_BLANKS}[reset]\npage_budget = 50\n"));
+    let mut environments = Vec::new();
+    for calls in 1..=2 {
+        let (_, record) = agent.call_recorded(TOUR, &json!({"do": "find"}));
+        let why = record["destroyed"].as_str().unwrap();
+        assert!(why.ends_with("and reset.page_budget is 50"), "{record}");
+        assert_eq!(record["reset"], Value::Null);
+        environments.push(record["environment"].clone());
+        wait_for("the environment's end", || {
+            let retired = agent.metric(r#"snapback_retired_total{reason="page_budget"}"#);
+            (retired == calls).then_some(())
+        });
+    }
+    assert_ne!(environments[0], environments[1]);
+    assert_nothing_is_poisoned(&agent);
+    let place = agent.terminate();
+
+    // The default is far above what this function writes.
+    let agent = place.start(NO_BLANKS);
+    let (_, record) = agent.call_recorded(TOUR, &json!({"do": "find"}));
+    assert_eq!(record["destroyed"], Value::Null, "{record}");
+}
+
+#[test]
+fn nothing_is_poisoned_that_ends_for_want_of_work() {
+    let (place, _turn) = own_place();
+    let agent = place.start(&format!("{NO_BLANKS}[reset]\nin_place = false\n"));
+    agent.call_recorded(TOUR, &json!({"do": "find"}));
+    wait_for("the environment's end", || {
+        let retired = agent.metric(r#"snapback_retired_total{reason="single_use"}"#);
+        (retired == 1).then_some(())
+    });
+    assert_nothing_is_poisoned(&agent);
 }

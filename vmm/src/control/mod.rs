@@ -9,8 +9,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use snapback_proto::control::{
-    Command, ControlError, Devices, Disk, Event, Failure, Machine, Net, Reply, VmmMessage, receive,
-    send,
+    Command, ControlError, Devices, Disk, Event, Failure, Machine, Net, PageRun, Reply, Run,
+    VmmMessage, receive, send,
 };
 use snapback_proto::words::chain;
 
@@ -28,16 +28,23 @@ pub enum Request {
     /// See [`Command::Restore`].
     Restore(RestoreFiles),
     /// See [`Command::Run`].
-    Run {
-        /// Host ends of what the guest connects to.
-        ends: HostEnds,
-        /// Whether the predictors are to be forgotten first.
-        barrier: bool,
-    },
+    Run(RunFiles),
     /// See [`Command::Reset`].
-    Reset,
+    Reset {
+        /// Most pages to copy.
+        page_budget: u64,
+    },
     /// See [`Command::Verify`].
     Verify,
+}
+
+/// How a guest is let go.
+#[derive(Debug)]
+pub struct RunFiles {
+    /// Host ends of what the guest connects to.
+    pub ends: HostEnds,
+    /// Whether the predictors are to be forgotten first.
+    pub barrier: bool,
 }
 
 /// The host's side of a lease.
@@ -90,6 +97,10 @@ pub struct RestoreFiles {
     pub devices: DeviceFiles,
     /// Whether the memory may lack pages of the snapshot.
     pub lazy: bool,
+    /// Pages that are to be the machine's own ahead.
+    pub written: Vec<PageRun>,
+    /// How the guest is let go, if that is to follow at once.
+    pub run: Option<RunFiles>,
 }
 
 /// [`Devices`] with their descriptors.
@@ -235,29 +246,31 @@ impl Request {
                     disks: files.collect(),
                 }))
             }
-            Command::Restore { devices, lazy } => {
-                let (head, devices) = split(fds, &devices).map_err(wrong)?;
+            Command::Restore {
+                devices,
+                lazy,
+                written,
+                run,
+            } => {
+                let of_run = run.map_or(0, Run::descriptors);
+                let last = fds.split_off(fds.len().saturating_sub(of_run));
+                let (head, devices) = split(fds, &devices).map_err(|n| wrong(n + of_run))?;
                 let [memory, state, serial] = head;
+                let take = |run| RunFiles::take(run, last).map_err(wrong);
                 Ok(Self::Restore(RestoreFiles {
                     memory,
                     state: state.into(),
                     serial,
                     devices,
                     lazy,
+                    written,
+                    run: run.map(take).transpose()?,
                 }))
             }
-            Command::Run { hub, barrier } => {
-                let hub_end = take_hub(&mut fds, hub);
-                let [channel] = exactly(fds).ok_or(wrong(1 + usize::from(hub)))?;
-                let ends = HostEnds {
-                    channel,
-                    hub: hub_end,
-                };
-                Ok(Self::Run { ends, barrier })
-            }
-            Command::Reset => {
+            Command::Run(run) => Ok(Self::Run(RunFiles::take(run, fds).map_err(wrong)?)),
+            Command::Reset { page_budget } => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
-                Ok(Self::Reset)
+                Ok(Self::Reset { page_budget })
             }
             Command::Verify => {
                 let [] = exactly(fds).ok_or(wrong(0))?;
@@ -274,8 +287,8 @@ impl Request {
             Self::Boot(_) => "boot",
             Self::Snapshot(_) => "snapshot",
             Self::Restore(_) => "restore",
-            Self::Run { .. } => "run",
-            Self::Reset => "reset",
+            Self::Run(_) => "run",
+            Self::Reset { .. } => "reset",
             Self::Verify => "verify",
         }
     }
@@ -303,6 +316,18 @@ fn split<const N: usize>(
     let mut rest = fds.split_off(N).into_iter();
     let files = DeviceFiles::take(devices, &mut rest).ok_or(expected)?;
     Ok((exactly(fds).ok_or(expected)?, files))
+}
+
+impl RunFiles {
+    /// Or how many descriptors there should be.
+    fn take(run: Run, mut fds: Vec<OwnedFd>) -> Result<Self, usize> {
+        let hub = take_hub(&mut fds, run.hub);
+        let [channel] = exactly(fds).ok_or(run.descriptors())?;
+        Ok(Self {
+            ends: HostEnds { channel, hub },
+            barrier: run.barrier,
+        })
+    }
 }
 
 impl DeviceFiles {
@@ -367,7 +392,11 @@ mod tests {
             devices: Devices::read_only_disks(2),
             hub: true,
         };
-        let restore = Command::Restore {
+        let run = |hub| Run {
+            hub,
+            barrier: false,
+        };
+        let restore = |run| Command::Restore {
             devices: Devices {
                 disks: vec![
                     Disk::Scratch {
@@ -378,27 +407,27 @@ mod tests {
                 net: Some(Net { mac: [2; 6] }),
             },
             lazy: true,
-        };
-        let run = |hub| Command::Run {
-            hub,
-            barrier: false,
+            written: Vec::new(),
+            run,
         };
         let cases = [
             (boot, 7),
             (with_hub, 8),
-            (restore, 7),
-            (run(false), 1),
-            (run(true), 2),
-            (Command::Reset, 0),
+            (restore(None), 7),
+            (restore(Some(run(false))), 8),
+            (restore(Some(run(true))), 9),
+            (Command::Run(run(false)), 1),
+            (Command::Run(run(true)), 2),
+            (Command::RESET, 0),
             (Command::Verify, 0),
         ];
-        for count in 0..9 {
+        for count in 0..11 {
             // How many disks are written down, the machine knows.
             let snapshot = Request::new(Command::Snapshot, descriptors(count));
             assert_eq!(snapshot.is_ok(), count > 0);
         }
         for (command, expected) in cases {
-            for count in 0..9 {
+            for count in 0..11 {
                 let request = Request::new(command.clone(), descriptors(count));
                 assert_eq!(
                     request.is_ok(),

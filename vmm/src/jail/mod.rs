@@ -11,10 +11,11 @@
 //! steps leave over is the descriptors that the agent passed, the memory, and the
 //! system calls of [`policy`].
 //!
-//! What is not done here, because only the agent can: the process namespace (it would keep this
-//! process from starting threads), the cgroup, the core-scheduling cookie.
+//! What is not done here, because only the agent can: the process namespace (to make one would
+//! keep this process from starting threads), the cgroup, the core-scheduling cookie.
 
 mod confine;
+mod identity;
 pub mod policy;
 mod privileges;
 mod seccomp;
@@ -22,6 +23,7 @@ mod seccomp;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use identity::{BadArguments, Identity};
 pub use seccomp::SeccompError;
 
 /// What the process is to give up.
@@ -45,14 +47,9 @@ pub struct JailConfig {
     pub seccomp: Seccomp,
 }
 
-/// The user and group that the process becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// User id on the host.
-    pub uid: u32,
-    /// Group id on the host.
-    pub gid: u32,
-}
+/// Most threads of a VMM process: vCPUs, the supervisor, the one that waits for the end of
+/// the control socket, and some to spare.
+const MAX_THREADS: u64 = crate::supervisor::MAX_VCPUS as u64 + 8;
 
 /// Limits on resources; there are never core dumps, which would hold the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +92,23 @@ impl JailConfig {
                 threads: None,
             }),
             seccomp: Seccomp::Kill,
+        }
+    }
+
+    /// As this one, and a user of its own.
+    #[must_use]
+    pub const fn with_identity(self, identity: Identity) -> Self {
+        let limits = match self.limits {
+            Some(limits) => Some(Limits {
+                threads: Some(MAX_THREADS),
+                ..limits
+            }),
+            None => None,
+        };
+        Self {
+            identity: Some(identity),
+            limits,
+            ..self
         }
     }
 

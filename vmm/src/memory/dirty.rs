@@ -9,32 +9,48 @@
 //!    cold ───────────────────────────────────────────────────────────────► hot
 //!     ▲                                                                     │
 //!     └─────────────────────────────────────────────────────────────────────┘
-//!                  every 64th reset: protected again, to see
+//!              once in 64 resets: protected again, to see whether it is
 //! ```
 //!
 //! Nothing depends on a page being on the right side: a hot page is always named, and a
 //! cold one whenever it was written.
 
 use std::io;
+use std::ops::Range;
 
 use kvm_ioctls::VmFd;
 
 use super::PageSet;
-use super::pages::ones;
 use crate::sys::dirty_log::{self, PAGES_PER_WORD};
 
 /// Most hot pages of a machine: what one request can make later resets copy in vain.
 pub const MAX_HOT: usize = 1024;
-/// After so many resets every hot page has been cold once.
-const TURNS: usize = 64;
+/// Words that are looked at together.
+const CHUNK: usize = 8;
+/// So many resets after each other, hot pages are protected again, ...
+const TURNS: usize = 8;
+/// ... in so many groups, of which each is one word of so many in a row.
+const GROUPS: usize = 8;
 
 /// The dirty bitmaps of a machine's memory slots.
 #[derive(Debug)]
 pub struct DirtyPages {
     slots: Vec<Slot>,
-    /// Which words' turn it is to be cold.
-    turn: usize,
+    turn: Turn,
     hot: usize,
+}
+
+/// Whose turn it is to be cold. A group at a time and not at every reset: protecting
+/// pages costs the more the further they lie apart.
+#[derive(Debug, Default)]
+struct Turn(usize);
+
+impl Turn {
+    /// The group of this reset, if one has its turn.
+    fn next(&mut self) -> Option<usize> {
+        self.0 = (self.0 + 1) % (TURNS * GROUPS);
+        self.0.is_multiple_of(TURNS).then_some(self.0 / TURNS)
+    }
 }
 
 #[derive(Debug)]
@@ -45,7 +61,7 @@ struct Slot {
     /// What was named at the last reset.
     before: Vec<u64>,
     hot: Vec<u64>,
-    /// What is to be protected again.
+    /// What is to be protected again; zero between two resets.
     clear: Vec<u64>,
 }
 
@@ -64,30 +80,32 @@ impl DirtyPages {
         };
         Self {
             slots: pages_per_slot.into_iter().map(slot).collect(),
-            turn: 0,
+            turn: Turn::default(),
             hot: 0,
         }
     }
 
     /// Adds the pages that have to be copied to `into` and protects the cold ones again.
     /// They must be copied afterwards: a write between the two is not named again.
-    /// Returns how many there were.
     ///
     /// # Errors
     /// What KVM reports.
-    pub fn collect(&mut self, vm: &VmFd, into: &mut PageSet) -> io::Result<u64> {
-        self.turn = (self.turn + 1) % TURNS;
-        let mut count = 0;
+    pub fn collect(&mut self, vm: &VmFd, into: &mut PageSet) -> io::Result<()> {
+        let turn = self.turn.next();
         for (number, slot) in (0_u16..).zip(&mut self.slots) {
             dirty_log::read(vm, number, slot.pages, &mut slot.named)?;
-            slot.sort(self.turn, &mut self.hot);
-            if let Some((first, words)) = slot.to_clear() {
-                dirty_log::clear(vm, number, slot.pages, first, words)?;
+            let to_clear = slot.sort(turn, &mut self.hot, |index, named| {
+                into.insert_word(number, index, named);
+            });
+            let Some(words) = slot.clear.get_mut(to_clear.clone()) else {
+                continue;
+            };
+            if !words.is_empty() {
+                dirty_log::clear(vm, number, slot.pages, to_clear.start, words)?;
+                words.fill(0);
             }
-            count += ones(&slot.named);
-            into.insert_words(number, &slot.named);
         }
-        Ok(count)
+        Ok(())
     }
 
     /// How many pages are hot.
@@ -98,35 +116,53 @@ impl DirtyPages {
 }
 
 impl Slot {
-    /// Decides for each page that is named whether it is hot from now on.
-    fn sort(&mut self, turn: usize, hot: &mut usize) {
-        let words = self.named.iter().zip(&mut self.before);
-        let words = words.zip(self.hot.iter_mut().zip(&mut self.clear));
-        for (index, ((named, before), (is_hot, clear))) in words.enumerate() {
-            if *named == 0 {
-                (*before, *clear) = (0, 0);
+    /// Decides for each page that is named whether it is hot from now on, and hands each
+    /// word of named pages over. Returns the words of `clear` to be used, from the first
+    /// with something in it to the last; the others are zero.
+    fn sort(
+        &mut self,
+        turn: Option<usize>,
+        hot: &mut usize,
+        mut each: impl FnMut(usize, u64),
+    ) -> Range<usize> {
+        let mut to_clear = 0..0;
+        let chunks = self.named.chunks(CHUNK).zip(self.before.chunks_mut(CHUNK));
+        let chunks = chunks.zip(self.hot.chunks_mut(CHUNK).zip(self.clear.chunks_mut(CHUNK)));
+        for (nth, ((named, before), (is_hot, clear))) in chunks.enumerate() {
+            // Most of a memory was not written, now or before.
+            let any = |words: &[u64]| words.iter().fold(0, |all, word| all | word) != 0;
+            if !any(named) && !any(before) {
                 continue;
             }
-            if index % TURNS == turn {
-                *hot -= count(*is_hot);
-                (*is_hot, *before) = (0, 0);
-            } else {
-                let new = named & *before & !*is_hot;
-                if *hot + count(new) <= MAX_HOT {
-                    *hot += count(new);
-                    *is_hot |= new;
+            let words = named.iter().zip(before).zip(is_hot.iter_mut().zip(clear));
+            for (at, ((named, before), (is_hot, clear))) in words.enumerate() {
+                let index = nth * CHUNK + at;
+                if *named == 0 {
+                    *before = 0;
+                    continue;
                 }
-                *before = *named;
+                if turn == Some(index % GROUPS) {
+                    *hot -= count(*is_hot);
+                    (*is_hot, *before) = (0, 0);
+                } else {
+                    let new = named & *before & !*is_hot;
+                    if new != 0 && *hot + count(new) <= MAX_HOT {
+                        *hot += count(new);
+                        *is_hot |= new;
+                    }
+                    *before = *named;
+                }
+                *clear = named & !*is_hot;
+                if *clear != 0 {
+                    to_clear = match to_clear.is_empty() {
+                        true => index..index + 1,
+                        false => to_clear.start..index + 1,
+                    };
+                }
+                each(index, *named);
             }
-            *clear = named & !*is_hot;
         }
-    }
-
-    /// From the first word with something to clear to the last one, and where it begins.
-    fn to_clear(&self) -> Option<(usize, &[u64])> {
-        let first = self.clear.iter().position(|word| *word != 0)?;
-        let last = self.clear.iter().rposition(|word| *word != 0)?;
-        Some((first, self.clear.get(first..=last)?))
+        to_clear
     }
 }
 
@@ -136,6 +172,7 @@ fn count(word: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pages::bits;
     use super::*;
 
     /// A slot, and what KVM would do with it.
@@ -149,18 +186,19 @@ mod tests {
 
         /// A request that writes `pages`, then a reset. Returns which were copied and how
         /// many of them are hot.
-        fn request(&mut self, turn: usize, pages: &[usize]) -> (Vec<usize>, usize) {
+        fn request(&mut self, turn: Option<usize>, pages: &[usize]) -> (Vec<usize>, usize) {
             let Self(slot, hot) = self;
             for page in pages {
                 slot.named[page / 64] |= 1 << (page % 64);
             }
-            slot.sort(turn, hot);
-            let copied = (0..slot.pages)
-                .filter(|page| slot.named[page / 64] >> (page % 64) & 1 == 1)
-                .collect();
-            for (named, clear) in slot.named.iter_mut().zip(&slot.clear) {
-                *named &= !clear;
+            let mut copied = Vec::new();
+            let to_clear = slot.sort(turn, hot, |index, word| {
+                copied.extend(bits(word).map(|bit| index * 64 + bit));
+            });
+            for index in to_clear {
+                slot.named[index] &= !std::mem::take(&mut slot.clear[index]);
             }
+            assert!(slot.clear.iter().all(|word| *word == 0));
             (copied, *hot)
         }
     }
@@ -168,42 +206,60 @@ mod tests {
     #[test]
     fn a_page_that_requests_keep_writing_is_hot_and_always_copied() {
         let mut kvm = Kvm::new(200);
-        assert_eq!(kvm.request(1, &[3, 150]), (vec![3, 150], 0));
-        assert_eq!(kvm.request(1, &[3]), (vec![3], 1));
-        assert_eq!(kvm.request(1, &[]), (vec![3], 1), "though nobody wrote it");
-        assert_eq!(kvm.request(1, &[150]), (vec![3, 150], 1));
+        assert_eq!(kvm.request(None, &[3, 150]), (vec![3, 150], 0));
+        assert_eq!(kvm.request(None, &[3]), (vec![3], 1));
+        assert_eq!(
+            kvm.request(None, &[]),
+            (vec![3], 1),
+            "though nobody wrote it"
+        );
+        assert_eq!(kvm.request(None, &[150]), (vec![3, 150], 1));
     }
 
     #[test]
     fn a_hot_page_that_nobody_writes_any_more_becomes_cold() {
         let mut kvm = Kvm::new(200);
-        kvm.request(1, &[3]);
-        kvm.request(1, &[3]);
-        assert_eq!(kvm.request(0, &[]), (vec![3], 0), "the turn of word 0");
-        assert_eq!(kvm.request(1, &[]), (vec![], 0));
+        kvm.request(None, &[3]);
+        kvm.request(None, &[3]);
+        assert_eq!(
+            kvm.request(Some(0), &[]),
+            (vec![3], 0),
+            "the turn of word 0"
+        );
+        assert_eq!(kvm.request(None, &[]), (vec![], 0));
         // One that is still written needs two requests to be hot again.
-        kvm.request(1, &[3]);
-        assert_eq!(kvm.request(1, &[3]), (vec![3], 1));
+        kvm.request(None, &[3]);
+        assert_eq!(kvm.request(None, &[3]), (vec![3], 1));
     }
 
     #[test]
     fn hot_pages_are_bounded_and_the_others_are_copied_when_written() {
         let mut kvm = Kvm::new(4096);
         let all: Vec<usize> = (0..4096).collect();
-        kvm.request(99, &all);
-        let (copied, hot) = kvm.request(99, &all);
+        kvm.request(None, &all);
+        let (copied, hot) = kvm.request(None, &all);
         assert_eq!((copied.len(), hot), (4096, MAX_HOT));
-        let (copied, hot) = kvm.request(99, &[]);
+        let (copied, hot) = kvm.request(None, &[]);
         assert_eq!((copied.len(), hot), (MAX_HOT, MAX_HOT));
     }
 
     #[test]
+    fn every_group_has_its_turn() {
+        let mut turn = Turn::default();
+        let mut had: Vec<_> = (0..TURNS * GROUPS).filter_map(|_| turn.next()).collect();
+        had.sort_unstable();
+        assert_eq!(had, (0..GROUPS).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn only_words_with_something_to_clear_are_cleared() {
-        let mut kvm = Kvm::new(64 * 5);
-        kvm.request(9, &[64, 200]);
-        let (first, words) = kvm.0.to_clear().unwrap();
-        assert_eq!((first, words), (1, &[1, 0, 1 << 8][..]));
-        kvm.request(9, &[]);
-        assert_eq!(kvm.0.to_clear(), None);
+        let Kvm(mut slot, mut hot) = Kvm::new(64 * 20);
+        (slot.named[1], slot.named[17]) = (1, 1 << 8);
+        assert_eq!(slot.sort(None, &mut hot, |_, _| ()), 1..18);
+        assert_eq!((slot.clear[1], slot.clear[17]), (1, 1 << 8));
+        slot.clear.fill(0);
+        // Written once more: hot, and left unprotected.
+        assert_eq!(slot.sort(None, &mut hot, |_, _| ()), 0..0);
+        assert_eq!(hot, 2);
     }
 }

@@ -2,18 +2,19 @@
 //! boots or is restored, and compared with or put back to that file by page.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kvm_ioctls::VmFd;
-use snapback_proto::control::FaultRange;
+use snapback_proto::control::{FaultRange, PageRun};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::compare;
 use super::dirty::DirtyPages;
 use super::layout::{InvalidSize, Stretch, stretches};
-use super::pages::{PageSet, ones};
-use super::{GuestRam, PAGE_SIZE};
+use super::pages::PageSet;
+use super::{GuestRam, PAGE_SIZE, Pagemap};
 use crate::sys::kvm::set_memory_slot;
 use crate::sys::mapping::{BaseView, Reservation, Sharing};
 use crate::sys::uffd::Uffd;
@@ -55,19 +56,60 @@ fn kernel(step: &'static str) -> impl Fn(io::Error) -> MemoryError {
 pub struct GuestMemory {
     parts: Vec<Part>,
     ram: GuestRam,
-    dirty: Mutex<DirtyPages>,
+    writes: Mutex<Writes>,
 }
 
 #[derive(Debug)]
 struct Part {
     stretch: Stretch,
     reservation: Reservation,
-    base: Option<BaseView>,
+    base: Option<Base>,
+}
+
+/// The snapshot's pages, mapped when they are needed first.
+#[derive(Debug)]
+struct Base {
+    file: OwnedFd,
+    view: OnceLock<BaseView>,
+}
+
+/// What is known of the guest's writes.
+#[derive(Debug)]
+enum Writes {
+    /// In its first life: nothing but what the kernel knows of the mapping.
+    Untracked(Arc<Pagemap>),
+    /// From its first reset on, KVM notes them.
+    Tracked(DirtyPages),
 }
 
 impl Part {
     fn length(&self) -> usize {
         self.reservation.len()
+    }
+
+    fn pages(&self) -> usize {
+        self.length() / PAGE_SIZE
+    }
+
+    /// The part of a run of the file's pages that lies here, by its own page numbers.
+    fn clip(&self, run: &PageRun) -> Option<Range<usize>> {
+        let first = usize::try_from(self.stretch.offset).ok()? / PAGE_SIZE;
+        let (start, pages) = (usize::try_from(run.first), usize::try_from(run.pages));
+        let (start, pages) = (start.ok()?, pages.ok()?);
+        let end = start.checked_add(pages)?.min(first + self.pages());
+        let start = start.max(first);
+        (start < end).then(|| start - first..end - first)
+    }
+
+    /// The snapshot's pages under this part.
+    fn base(&self) -> io::Result<&BaseView> {
+        let base = self.base.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        if let Some(view) = base.view.get() {
+            return Ok(view);
+        }
+        let view = BaseView::new(base.file.as_fd(), self.stretch.offset, self.length())?;
+        // Two at once map it twice; one of the two stays.
+        Ok(base.view.get_or_init(|| view))
     }
 }
 
@@ -76,13 +118,13 @@ impl GuestMemory {
     ///
     /// # Errors
     /// When the size is out of range or the kernel refuses.
-    pub fn reserve(vm: &VmFd, mib: u32) -> Result<Self, MemoryError> {
+    pub fn reserve(vm: &VmFd, mib: u32, pagemap: Arc<Pagemap>) -> Result<Self, MemoryError> {
         let mut parts = Vec::new();
         let mut regions = Vec::new();
         for (slot, stretch) in (0_u16..).zip(stretches(mib)?) {
             let length = usize::try_from(stretch.length).map_err(|_| InvalidSize { mib })?;
             let reservation = Reservation::new(length).map_err(kernel("reserve addresses"))?;
-            set_memory_slot(vm, slot, stretch.base, &reservation, true)
+            set_memory_slot(vm, slot, stretch.base, &reservation, false)
                 .map_err(kernel("set a memory slot"))?;
             let region = reservation
                 .region(GuestAddress(stretch.base))
@@ -94,9 +136,8 @@ impl GuestMemory {
                 base: None,
             });
         }
-        let pages = parts.iter().map(|part: &Part| part.length() / PAGE_SIZE);
         Ok(Self {
-            dirty: Mutex::new(DirtyPages::new(pages)),
+            writes: Mutex::new(Writes::Untracked(pagemap)),
             parts,
             ram: GuestMemoryMmap::from_regions(regions)?,
         })
@@ -140,20 +181,17 @@ impl GuestMemory {
     }
 
     /// Backs the memory with `file` for a machine that boots: its writes go to
-    /// the file, and nothing is tracked.
+    /// the file.
     ///
     /// # Errors
     /// When the file is of another size or the kernel refuses.
-    pub fn back_shared(&mut self, vm: &VmFd, file: BorrowedFd<'_>) -> Result<(), MemoryError> {
+    pub fn back_shared(&mut self, file: BorrowedFd<'_>) -> Result<(), MemoryError> {
         self.check_size(file)?;
-        for (slot, part) in (0_u16..).zip(&self.parts) {
+        self.parts.iter().try_for_each(|part| {
             part.reservation
                 .map(file, part.stretch.offset, Sharing::Shared)
-                .map_err(kernel("map the memory file"))?;
-            set_memory_slot(vm, slot, part.stretch.base, &part.reservation, false)
-                .map_err(kernel("turn dirty tracking off"))?;
-        }
-        Ok(())
+                .map_err(kernel("map the memory file"))
+        })
     }
 
     /// Backs the memory with a snapshot's `file`, privately. With a `uffd`, pages that
@@ -180,8 +218,11 @@ impl GuestMemory {
                 uffd.register_missing(address, length)
                     .map_err(kernel("register the memory with userfaultfd"))?;
             }
-            let base = BaseView::new(file, offset, part.length());
-            part.base = Some(base.map_err(kernel("map the snapshot's pages"))?);
+            let file = file.try_clone_to_owned();
+            part.base = Some(Base {
+                file: file.map_err(kernel("keep the memory file"))?,
+                view: OnceLock::new(),
+            });
         }
         Ok(())
     }
@@ -202,35 +243,70 @@ impl GuestMemory {
     /// An empty set over this memory's pages.
     #[must_use]
     pub fn page_set(&self) -> PageSet {
-        PageSet::new(self.parts.iter().map(|part| part.length() / PAGE_SIZE))
+        PageSet::new(self.parts.iter().map(Part::pages))
     }
 
     /// Adds the pages to `pages` that the guest, or KVM for it, wrote, and has further
-    /// writes named again; see [`DirtyPages::collect`]. Returns how many there were.
+    /// writes named again; see [`DirtyPages::collect`]. The first time, those are all
+    /// pages that are the process's own, and KVM notes the writes from then on. The guest
+    /// is stopped.
     ///
     /// # Errors
-    /// What KVM reports.
-    pub fn take_guest_writes(&self, vm: &VmFd, pages: &mut PageSet) -> io::Result<u64> {
-        self.dirty().collect(vm, pages)
+    /// What the kernel reports.
+    pub fn take_guest_writes(&self, vm: &VmFd, pages: &mut PageSet) -> io::Result<()> {
+        let mut writes = self.writes();
+        let pagemap = match &mut *writes {
+            Writes::Tracked(dirty) => return dirty.collect(vm, pages),
+            Writes::Untracked(pagemap) => Arc::clone(pagemap),
+        };
+        for (slot, part) in (0_u16..).zip(&self.parts) {
+            set_memory_slot(vm, slot, part.stretch.base, &part.reservation, true)?;
+            let (address, _) = part.reservation.range()?;
+            pagemap.own_pages(address, part.pages(), slot, pages)?;
+        }
+        *writes = Writes::Tracked(DirtyPages::new(self.parts.iter().map(Part::pages)));
+        Ok(())
     }
 
     /// Pages that are named at every reset.
     #[must_use]
     pub fn hot_pages(&self) -> u64 {
-        u64::try_from(self.dirty().hot()).unwrap_or(u64::MAX)
+        match &*self.writes() {
+            Writes::Untracked(_) => 0,
+            Writes::Tracked(dirty) => u64::try_from(dirty.hot()).unwrap_or(u64::MAX),
+        }
     }
 
-    fn dirty(&self) -> MutexGuard<'_, DirtyPages> {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    fn writes(&self) -> MutexGuard<'_, Writes> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes pages of the memory file the machine's own ahead, where it has not touched
+    /// them: pages that its guest will write. Numbers are of pages in the file; those that
+    /// are not there are left out. The file must not lack a page of the snapshot.
+    ///
+    /// # Errors
+    /// What the kernel reports; some of the pages may be the machine's own then.
+    pub fn own_ahead(&self, uffd: &Uffd, runs: &[PageRun]) -> Result<(), MemoryError> {
+        for part in &self.parts {
+            let base = part.base().map_err(kernel("map the snapshot's pages"))?;
+            let copied = part.reservation.with_missing(uffd, |missing| {
+                let mut runs = runs.iter().filter_map(|run| part.clip(run));
+                runs.try_for_each(|run| base.copy_missing(missing, run))
+            });
+            copied.map_err(kernel("make pages the machine's own"))?;
+        }
+        Ok(())
     }
 
     /// Moves the devices' dirty bits to `pages`. Returns how many there were.
     pub fn take_device_writes(&self, pages: &mut PageSet) -> u64 {
         let mut count = 0;
         for (slot, region) in (0_u16..).zip(self.ram.iter()) {
-            let words = region.get_mmap().bitmap().get_and_reset();
-            count += ones(&words);
-            pages.insert_words(slot, &words);
+            region.get_mmap().bitmap().take(|index, word| {
+                count += u64::from(word.count_ones());
+                pages.insert_word(slot, index, word);
+            });
         }
         count
     }
@@ -240,15 +316,12 @@ impl GuestMemory {
     /// # Errors
     /// When the machine was not restored from a snapshot.
     pub fn put_back(&self, pages: &PageSet) -> Result<(), MemoryError> {
-        for (slot, run) in pages.runs() {
+        let copied = pages.each_run(|slot, run| {
             let part = self.parts.get(usize::from(slot));
-            let Some((part, base)) = part.and_then(|p| Some((p, p.base.as_ref()?))) else {
-                return Err(kernel("copy a page back")(io::ErrorKind::NotFound.into()));
-            };
-            base.copy_to(&part.reservation, run)
-                .map_err(kernel("copy pages back"))?;
-        }
-        Ok(())
+            let part = part.ok_or(io::ErrorKind::NotFound)?;
+            part.base()?.copy_to(&part.reservation, run)
+        });
+        copied.map_err(kernel("copy pages back"))
     }
 
     /// Guest-physical addresses of pages that differ from the snapshot, at most
@@ -259,9 +332,7 @@ impl GuestMemory {
     pub fn differences(&self, limit: usize) -> Result<Vec<u64>, MemoryError> {
         let mut found = Vec::new();
         for part in &self.parts {
-            let Some(base) = &part.base else {
-                return Err(kernel("compare a page")(io::ErrorKind::NotFound.into()));
-            };
+            let base = part.base().map_err(kernel("map the snapshot's pages"))?;
             let pages = compare::differing(&part.reservation, base, limit - found.len());
             for page in pages.map_err(kernel("compare a page"))? {
                 found.push(part.stretch.base + u64::try_from(page * PAGE_SIZE).unwrap_or(0));

@@ -3,24 +3,31 @@
 //! * [`layout`]: guest-physical addresses.
 //! * [`guest`]: the memory of one machine.
 //! * [`compare`]: what differs from the snapshot.
-//! * [`dirty`]: what the guest wrote.
+//! * [`ahead`]: what the guest will write.
+//! * [`dirty`]: what the guest wrote since it was reset.
+//! * [`own`]: what it wrote in its first life.
+//! * [`writes`]: what devices wrote.
 //! * [`pages`]: sets of pages.
 
+pub mod ahead;
 mod compare;
 pub mod dirty;
 pub mod guest;
 pub mod layout;
+pub mod own;
 pub mod pages;
+pub mod writes;
 
 use vm_memory::GuestMemoryMmap;
-use vm_memory::bitmap::AtomicBitmap;
 
+pub use ahead::Ahead;
 pub use guest::{GuestMemory, MemoryError};
+pub use own::Pagemap;
 pub use pages::PageSet;
+pub use writes::DeviceWrites;
 
-/// The guest's memory as devices see it. Writes through it are recorded in the
-/// devices' dirty bitmap, one bit per [`PAGE_SIZE`] page.
-pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
+/// The guest's memory as devices see it. Writes through it are recorded.
+pub type GuestRam = GuestMemoryMmap<DeviceWrites>;
 
 /// The unit of paging, dirty tracking and reset, in bytes.
 pub const PAGE_SIZE: usize = 4096;

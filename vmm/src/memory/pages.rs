@@ -1,4 +1,5 @@
-//! A set of guest pages: one bit per page and memory slot.
+//! A set of guest pages: one bit per page and memory slot, and one for each word of those,
+//! so that going through a few pages costs the same in a large memory.
 
 use std::ops::Range;
 
@@ -6,152 +7,195 @@ use std::ops::Range;
 #[derive(Debug, Clone)]
 pub struct PageSet {
     slots: Vec<Slot>,
+    count: u64,
 }
 
 #[derive(Debug, Clone)]
 struct Slot {
     pages: usize,
     words: Vec<u64>,
+    /// Words that are not zero.
+    marks: Vec<u64>,
 }
 
-const BITS: usize = 64;
+/// Pages of one word.
+pub(super) const BITS: usize = 64;
 
 impl PageSet {
     /// An empty set for slots of so many pages.
     pub fn new(pages_per_slot: impl IntoIterator<Item = usize>) -> Self {
-        let slot = |pages: usize| Slot {
-            pages,
-            words: vec![0; pages.div_ceil(BITS)],
+        let slot = |pages: usize| {
+            let words = pages.div_ceil(BITS);
+            Slot {
+                pages,
+                words: vec![0; words],
+                marks: vec![0; words.div_ceil(BITS)],
+            }
         };
         Self {
             slots: pages_per_slot.into_iter().map(slot).collect(),
+            count: 0,
         }
     }
 
-    /// Adds a page. Returns whether it exists and was not in the set before.
-    pub fn insert(&mut self, slot: u16, page: usize) -> bool {
-        let Some(slot) = self.slots.get_mut(usize::from(slot)) else {
-            return false;
-        };
-        if page >= slot.pages {
-            return false;
-        }
-        let bit = 1_u64 << (page % BITS);
-        let word = &mut slot.words[page / BITS];
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
-    }
-
-    /// Adds the pages of a bitmap of `slot`; bits past the slot's end are ignored.
-    pub fn insert_words(&mut self, slot: u16, words: &[u64]) {
+    /// Adds the pages of a word of `slot`'s bitmap; bits past the slot's end are ignored.
+    pub fn insert_word(&mut self, slot: u16, index: usize, word: u64) {
         let Some(slot) = self.slots.get_mut(usize::from(slot)) else {
             return;
         };
-        let some = |(_, (_, from)): &(usize, (&mut u64, &u64))| **from != 0;
-        let pairs = slot.words.iter_mut().zip(words).enumerate();
-        for (index, (into, from)) in pairs.filter(some) {
-            let left = slot.pages - index * BITS;
-            let mask = if left >= BITS {
-                u64::MAX
-            } else {
-                (1 << left) - 1
-            };
-            *into |= from & mask;
+        let Some(into) = slot.words.get_mut(index) else {
+            return;
+        };
+        let left = slot.pages - index * BITS;
+        let mask = if left >= BITS {
+            u64::MAX
+        } else {
+            (1 << left) - 1
+        };
+        let new = word & mask & !*into;
+        if let Some(mark) = slot.marks.get_mut(index / BITS)
+            && new != 0
+        {
+            *mark |= 1 << (index % BITS);
+            *into |= new;
+            self.count += u64::from(new.count_ones());
         }
     }
 
     /// How many pages are in the set.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.slots.iter().map(|slot| ones(&slot.words)).sum()
+        self.count
     }
 
     /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.count == 0
     }
 
-    /// Empties the set.
-    pub fn clear(&mut self) {
-        for slot in &mut self.slots {
-            slot.words.fill(0);
-        }
-    }
-
-    /// The pages in order, as slot and indices of neighbours.
-    pub fn runs(&self) -> impl Iterator<Item = (u16, Range<usize>)> + '_ {
-        let mut pages = self.iter().peekable();
-        std::iter::from_fn(move || {
-            let (slot, first) = pages.next()?;
-            let mut run = first..first + 1;
-            while pages.next_if_eq(&(slot, run.end)).is_some() {
-                run.end += 1;
+    /// Calls `each` with the pages in order, as slot and indices of neighbours.
+    ///
+    /// # Errors
+    /// The first one of `each`.
+    pub fn each_run<E>(
+        &self,
+        mut each: impl FnMut(u16, Range<usize>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (number, slot) in (0_u16..).zip(&self.slots) {
+            let mut run = 0..0;
+            for (index, word) in slot.words() {
+                let mut left = word;
+                while left != 0 {
+                    let from = left.trailing_zeros();
+                    let ones = (!(left >> from)).trailing_zeros();
+                    let first = index * BITS + number_of(from);
+                    let end = first + number_of(ones);
+                    if first == run.end {
+                        run.end = end;
+                    } else {
+                        let before = std::mem::replace(&mut run, first..end);
+                        if !before.is_empty() {
+                            each(number, before)?;
+                        }
+                    }
+                    left &= u64::MAX.checked_shl(from + ones).unwrap_or(0);
+                }
             }
-            Some((slot, run))
-        })
+            if !run.is_empty() {
+                each(number, run)?;
+            }
+        }
+        Ok(())
     }
+}
 
-    /// The pages in order, as slot and index.
-    pub fn iter(&self) -> impl Iterator<Item = (u16, usize)> + '_ {
-        (0_u16..).zip(&self.slots).flat_map(|(number, slot)| {
-            slot.words
-                .iter()
-                .enumerate()
-                .flat_map(move |(index, &word)| {
-                    set_bits(word).map(move |bit| (number, index * BITS + bit))
-                })
+impl Slot {
+    /// The words that are not zero, by index.
+    fn words(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let marks = self.marks.iter().enumerate();
+        marks.flat_map(move |(at, &mark)| {
+            bits(mark).filter_map(move |bit| {
+                let index = at * BITS + bit;
+                Some((index, *self.words.get(index)?))
+            })
         })
     }
 }
 
-/// How many bits are set; most words have none.
-#[must_use]
-pub fn ones(words: &[u64]) -> u64 {
-    let some = words.iter().filter(|word| **word != 0);
-    some.map(|word| u64::from(word.count_ones())).sum()
-}
-
-fn set_bits(mut word: u64) -> impl Iterator<Item = usize> {
+/// The bits of a word that are set.
+pub(super) fn bits(mut word: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         if word == 0 {
             return None;
         }
         let bit = word.trailing_zeros();
         word &= word - 1;
-        usize::try_from(bit).ok()
+        Some(number_of(bit))
     })
+}
+
+/// A number of bits.
+fn number_of(bits: u32) -> usize {
+    usize::try_from(bits).unwrap_or(BITS)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::*;
 
+    fn runs(set: &PageSet) -> Vec<(u16, Range<usize>)> {
+        let mut all = Vec::new();
+        let Ok(()) = set.each_run(|slot, run| {
+            all.push((slot, run));
+            Ok::<_, Infallible>(())
+        });
+        all
+    }
+
     #[test]
-    fn a_page_counts_once_and_comes_back_in_order() {
-        let mut set = PageSet::new([130, 10]);
-        assert!(set.insert(1, 9));
-        assert!(set.insert(0, 129));
-        assert!(set.insert(0, 0));
-        assert!(!set.insert(0, 129));
+    fn a_page_counts_once_and_neighbours_are_one_run() {
+        let mut set = PageSet::new([330, 10]);
+        assert!(set.is_empty() && runs(&set).is_empty());
+        set.insert_word(1, 0, 1 << 9);
+        set.insert_word(0, 2, 0b10);
+        set.insert_word(0, 2, 0b10);
+        set.insert_word(0, 0, 1);
         assert_eq!(set.len(), 3);
-        assert_eq!(set.iter().collect::<Vec<_>>(), [(0, 0), (0, 129), (1, 9)]);
-        assert!(set.insert(0, 1));
-        let runs = [(0, 0..2), (0, 129..130), (1, 9..10)];
-        assert_eq!(set.runs().collect::<Vec<_>>(), runs);
-        set.clear();
-        assert!(set.is_empty());
+        assert_eq!(runs(&set), [(0, 0..1), (0, 129..130), (1, 9..10)]);
+        set.insert_word(0, 0, 0b10 | 3 << 62);
+        set.insert_word(0, 1, u64::MAX);
+        assert_eq!(
+            runs(&set),
+            [(0, 0..2), (0, 62..128), (0, 129..130), (1, 9..10)]
+        );
+        set.insert_word(0, 2, 1);
+        assert_eq!(runs(&set)[1], (0, 62..130));
+        assert_eq!(set.len(), 71);
+    }
+
+    #[test]
+    fn the_first_error_ends_it() {
+        let mut set = PageSet::new([64]);
+        set.insert_word(0, 0, 0b10101);
+        let mut seen = 0;
+        let ended = set.each_run(|_, run| {
+            seen += 1;
+            if run.start == 2 { Err("two") } else { Ok(()) }
+        });
+        assert_eq!((ended, seen), (Err("two"), 2));
     }
 
     #[test]
     fn pages_that_do_not_exist_are_left_out() {
         let mut set = PageSet::new([70]);
-        assert!(!set.insert(0, 70));
-        assert!(!set.insert(1, 0));
-        set.insert_words(0, &[1, u64::MAX]);
-        set.insert_words(3, &[1]);
+        set.insert_word(0, 0, 1);
+        set.insert_word(0, 1, u64::MAX);
+        set.insert_word(0, 2, 1);
+        set.insert_word(3, 0, 1);
         assert_eq!(set.len(), 7);
-        assert_eq!(set.iter().last(), Some((0, 69)));
+        assert_eq!(runs(&set), [(0, 0..1), (0, 64..70)]);
     }
 }

@@ -24,7 +24,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::memory::PAGE_SIZE;
 use crate::sys::dirty_log::{self, PAGES_PER_WORD};
-use crate::sys::kick::{self, KickSwitch};
+use crate::sys::kick::{self, KickSwitch, Kickable};
 use crate::sys::mapping::{Reservation, Sharing};
 use crate::sys::{kvm, memfd};
 
@@ -195,9 +195,12 @@ impl Machine {
         kick::install_handler().map_err(build("catching a signal"))?;
         let switch = KickSwitch::new(&self.vcpu).map_err(build("mapping the run page"))?;
         let (sender, receiver) = mpsc::channel();
-        let thread = thread::Builder::new()
+        let (name, named) = mpsc::channel();
+        thread::Builder::new()
             .name("probe".to_owned())
             .spawn(move || {
+                // Whoever started the thread waits for this.
+                let _ = name.send(Kickable::this_thread());
                 let start = Instant::now();
                 let ended = trace(&mut self.vcpu);
                 let took = start.elapsed();
@@ -206,13 +209,18 @@ impl Machine {
                 let _ = sender.send(ended.map(|()| Outcome { took, dirty_log }));
             })
             .map_err(build("starting a thread"))?;
+        let Ok(thread) = named.recv_timeout(LIMIT) else {
+            return Err(GuestError::Stuck);
+        };
         match receiver.recv_timeout(LIMIT) {
             Ok(ended) => return ended,
             Err(RecvTimeoutError::Disconnected) => return Err(GuestError::Stuck),
             Err(RecvTimeoutError::Timeout) => {}
         }
         switch.set(true);
-        kick::interrupt(&thread).map_err(build("interrupting the virtual processor"))?;
+        thread
+            .kick()
+            .map_err(build("interrupting the virtual processor"))?;
         // A thread that does not come back is left behind; its memory stays mapped.
         match receiver.recv_timeout(KICK_LIMIT) {
             Ok(_) => Err(GuestError::Slow),

@@ -14,14 +14,13 @@ pub mod inventory;
 pub mod verify;
 
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
 
 use snapback_proto::control::ResetReport;
 
 use crate::memory::{MemoryError, PageSet};
 use crate::supervisor::{Live, RestoreError, Saved};
-use crate::vcpu::{Order, Stop, Vcpu, VcpuError};
+use crate::vcpu::{Stop, VcpuError};
 use inventory::{Part, Parts, chips};
 
 /// A machine could not be put back; it must not be used again.
@@ -36,6 +35,12 @@ pub enum ResetError {
     /// KVM does not take the collected pages back.
     #[error("KVM cannot track the collected pages again")]
     Tracking(#[source] io::Error),
+    /// More pages were written than may be copied.
+    #[error("{pages} pages were written, more than are to be copied back")]
+    OverBudget {
+        /// How many.
+        pages: u64,
+    },
     /// A page could not be copied.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -52,27 +57,41 @@ impl ResetError {
     }
 }
 
-/// Stops the guest of `live` and puts `parts` back to `saved`.
+/// Stops the guest of `live` and puts `parts` back to `saved`, unless more than
+/// `page_budget` pages were written.
 ///
 /// # Errors
-/// When a part fails: the machine is then neither one nor the other.
-pub fn reset(live: &Live, saved: &Saved, parts: Parts) -> Result<ResetReport, ResetError> {
+/// When a part fails, or the budget is not enough: the machine is then neither one nor
+/// the other.
+pub fn reset(
+    live: &Live,
+    saved: &Saved,
+    parts: Parts,
+    page_budget: u64,
+) -> Result<ResetReport, ResetError> {
     let begin = Instant::now();
     live.pause().map_err(ResetError::Pause)?;
+    live.board.ahead.give_up();
     let paused = Instant::now();
-    load(live, saved, parts)?;
+    let steps = load(live, saved, parts)?;
     let loaded = Instant::now();
     let (pages, by_vcpu, by_devices) = collect(live, parts)?;
     let collected = Instant::now();
+    if pages.len() > page_budget {
+        return Err(ResetError::OverBudget { pages: pages.len() });
+    }
     live.memory.put_back(&pages)?;
     let end = Instant::now();
-    let ns = |from: Instant, to: Instant| u64::try_from((to - from).as_nanos()).unwrap_or(u64::MAX);
     Ok(ResetReport {
         pages: pages.len(),
         pages_by_vcpu: by_vcpu,
         pages_by_devices: by_devices,
         pause_ns: ns(begin, paused),
         state_ns: ns(paused, loaded),
+        host_ns: steps.host_ns,
+        devices_ns: steps.devices_ns,
+        interrupts_ns: steps.interrupts_ns,
+        processors_ns: steps.processors_ns,
         hot_pages: live.memory.hot_pages(),
         collect_ns: ns(loaded, collected),
         pages_ns: ns(loaded, end),
@@ -80,22 +99,49 @@ pub fn reset(live: &Live, saved: &Saved, parts: Parts) -> Result<ResetReport, Re
     })
 }
 
+fn ns(from: Instant, to: Instant) -> u64 {
+    u64::try_from((to - from).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What setting the parts of each owner took, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Steps {
+    /// The VMM.
+    pub host_ns: u64,
+    /// Devices.
+    pub devices_ns: u64,
+    /// Interrupt controllers.
+    pub interrupts_ns: u64,
+    /// vCPUs.
+    pub processors_ns: u64,
+}
+
 /// Sets the parts of a stopped machine that its memory does not hold: those of the
 /// VMM, of devices, interrupt controllers and vCPUs.
 ///
 /// # Errors
 /// When a part does not take its state.
-pub fn load(live: &Live, saved: &Saved, parts: Parts) -> Result<(), RestoreError> {
+pub fn load(live: &Live, saved: &Saved, parts: Parts) -> Result<Steps, RestoreError> {
+    let begin = Instant::now();
     for (_, part) in inventory::of_host(parts) {
         (part.restore)(live);
     }
+    let host = Instant::now();
     let board = &live.board;
     board.bus().restore(&saved.devices, &board.ram, parts)?;
+    let devices = Instant::now();
     chips::restore(&board.vm, &saved.interrupts, parts).map_err(RestoreError::Interrupts)?;
+    let interrupts = Instant::now();
+    let alone = live.vcpus.len() == 1;
     for (vcpu, state) in live.vcpus.iter().zip(&saved.processors) {
-        vcpu.order(Order::Load(Arc::clone(state), parts))?;
+        vcpu.load(state, parts, alone)?;
     }
-    Ok(live.vcpus.iter().try_for_each(Vcpu::done)?)
+    Ok(Steps {
+        host_ns: ns(begin, host),
+        devices_ns: ns(host, devices),
+        interrupts_ns: ns(devices, interrupts),
+        processors_ns: ns(interrupts, Instant::now()),
+    })
 }
 
 /// Forgets which pages were written before the machine stood at its snapshot for
@@ -111,13 +157,19 @@ pub fn settle(live: &Live) -> Result<(), ResetError> {
 /// The pages written since the last time by those of `parts` that write, and how many
 /// vCPUs and devices named. Nothing is named twice: what is left out is forgotten.
 fn collect(live: &Live, parts: Parts) -> Result<(PageSet, u64, u64), ResetError> {
-    let (mut pages, mut left_out) = (live.memory.page_set(), live.memory.page_set());
-    let named = parts.has(Part::PagesOfVcpus);
-    let into = if named { &mut pages } else { &mut left_out };
-    let by_vcpu = live.memory.take_guest_writes(&live.board.vm, into);
-    let by_vcpu = by_vcpu.map_err(ResetError::Tracking)?;
-    let named = parts.has(Part::PagesOfDevices);
-    let into = if named { &mut pages } else { &mut left_out };
-    let by_devices = live.memory.take_device_writes(into);
+    let memory = &live.memory;
+    let mut pages = memory.page_set();
+    memory
+        .take_guest_writes(&live.board.vm, &mut pages)
+        .map_err(ResetError::Tracking)?;
+    let by_vcpu = pages.len();
+    if !parts.has(Part::PagesOfVcpus) {
+        pages = memory.page_set();
+    }
+    let by_devices = if parts.has(Part::PagesOfDevices) {
+        memory.take_device_writes(&mut pages)
+    } else {
+        memory.take_device_writes(&mut memory.page_set())
+    };
     Ok((pages, by_vcpu, by_devices))
 }

@@ -8,12 +8,11 @@ use std::io;
 use snapback_proto::control::MAX_DIFFERENCES;
 
 use crate::arch::x86_64::clock::HostInstant;
-use crate::arch::x86_64::processor::ProcessorV1;
 use crate::bus::NotQuiet;
 use crate::memory::MemoryError;
 use crate::reset::inventory::{self, Parts, chips};
 use crate::supervisor::{Live, Saved};
-use crate::vcpu::{Order, Vcpu, VcpuError};
+use crate::vcpu::VcpuError;
 
 /// A machine could not be compared.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +49,9 @@ pub fn verify(live: &Live, saved: &Saved) -> Result<Vec<String>, VerifyError> {
         found.extend(named(entry.name, (part.compare)(&chips, &saved.interrupts)));
     }
     for (id, (vcpu, expected)) in live.vcpus.iter().zip(&saved.processors).enumerate() {
-        let now = read(vcpu, expected)?;
+        let msrs: Vec<u32> = expected.msrs.iter().map(|(index, _)| *index).collect();
+        // Time is not compared: any instant will do.
+        let now = vcpu.save(&msrs, HostInstant::now())?;
         for (entry, part) in inventory::of_vcpus(Parts::ALL) {
             let name = format!("vCPU {id}, {}", entry.name);
             found.extend(named(&name, (part.compare)(&now, expected)));
@@ -61,17 +62,6 @@ pub fn verify(live: &Live, saved: &Saved) -> Result<Vec<String>, VerifyError> {
     found.extend(pages.iter().map(|page| format!("memory page at {page:#x}")));
     found.truncate(MAX_DIFFERENCES);
     Ok(found)
-}
-
-/// The state of a vCPU, with the MSRs that the snapshot has.
-fn read(vcpu: &Vcpu, expected: &ProcessorV1) -> Result<Box<ProcessorV1>, VcpuError> {
-    vcpu.order(Order::Save {
-        msrs: expected.msrs.iter().map(|(index, _)| *index).collect(),
-        probe: false,
-        // Time is not compared: any instant will do.
-        at: HostInstant::now(),
-    })?;
-    vcpu.saved()
 }
 
 fn named(name: &str, found: Vec<String>) -> impl Iterator<Item = String> {

@@ -18,7 +18,7 @@ use crate::arch::x86_64::{TSS_ADDRESS, msrs};
 use crate::bus::layout::MmioSlot;
 use crate::bus::{self, TooManyDevices};
 use crate::jail::Jailed;
-use crate::memory::{GuestMemory, MemoryError};
+use crate::memory::{GuestMemory, MemoryError, Pagemap};
 use crate::poll::HostPoll;
 use crate::step::{StepError, kernel};
 use crate::sys::dirty_log;
@@ -36,6 +36,8 @@ pub struct HostDevices {
     pub kvm: Kvm,
     /// `/dev/userfaultfd`.
     pub userfaultfd: OwnedFd,
+    /// Which pages are this process's own.
+    pub pagemap: Arc<Pagemap>,
     /// A guest only runs in a process that gave up everything else.
     pub jailed: Jailed,
 }
@@ -132,7 +134,7 @@ impl Blank {
             .map_err(kernel("create the interrupt controllers"))?;
         let slots = bus::slots(shape.disks.into(), shape.net)?;
         let doorbells = doorbells::connect(&vm, &slots)?;
-        let memory = GuestMemory::reserve(&vm, shape.memory_mib)?;
+        let memory = GuestMemory::reserve(&vm, shape.memory_mib, Arc::clone(&host.pagemap))?;
         let stopped = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
         let processor = Shape::of(&vm, shape.template, &cpuid);
         let vcpus = spawn_vcpus(&vm, shape.vcpus, &processor, &cpuid, &stopped, host.jailed)?;
@@ -172,7 +174,7 @@ fn spawn_vcpus(
             let stopped = stopped
                 .try_clone()
                 .map_err(kernel("duplicate an eventfd"))?;
-            Ok(Vcpu::spawn(id, fd, shape.clone(), stopped, jailed)?)
+            Ok(Vcpu::spawn(vm, id, fd, shape.clone(), stopped, jailed)?)
         })
         .collect()
 }

@@ -2,9 +2,11 @@
 //! left over.
 
 use std::io;
+use std::iter::once;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::Live;
 use crate::bus::Effects;
@@ -19,11 +21,15 @@ pub struct Wake {
     pub stopped: bool,
 }
 
-/// Waits until something happens, and serves the devices if it was theirs.
+/// Waits until something happens, at most `limit`, and serves the devices if it was theirs.
 ///
 /// # Errors
 /// What the kernel reports.
-pub fn wait(control: BorrowedFd<'_>, live: Option<&Live>) -> io::Result<Wake> {
+pub fn wait(
+    control: BorrowedFd<'_>,
+    live: Option<&Live>,
+    limit: Option<Timespec>,
+) -> io::Result<Wake> {
     let mut fds = vec![PollFd::from_borrowed_fd(control, PollFlags::IN)];
     if let Some(live) = live {
         let own = [
@@ -35,7 +41,7 @@ pub fn wait(control: BorrowedFd<'_>, live: Option<&Live>) -> io::Result<Wake> {
         let all = own.into_iter().chain(bells);
         fds.extend(all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     }
-    match poll(&mut fds, None) {
+    match poll(&mut fds, limit.as_ref()) {
         Ok(_) => {}
         Err(rustix::io::Errno::INTR) => return Ok(Wake::default()),
         Err(errno) => return Err(errno.into()),
@@ -100,16 +106,6 @@ fn apply(live: &Live, effects: Effects) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the devices of a guest that runs from here on do what its new host ends
-/// bring about.
-///
-/// # Errors
-/// What the kernel reports.
-pub fn nudge(live: &Live) -> io::Result<()> {
-    let effects = live.board.bus().host_changed(&live.board.ram);
-    apply(live, effects)
-}
-
 /// Finishes what a stopped guest has asked its devices for, until nothing is in
 /// flight. Returns whether that was reached within `rounds`, which are a few
 /// milliseconds apart.
@@ -136,9 +132,18 @@ pub fn quiesce(live: &Live, rounds: u32) -> io::Result<bool> {
 
 /// Forgets notifications of a stopped guest that is being put back.
 pub fn discard_notifications(live: &Live) {
-    for bell in &live.doorbells {
-        // Empty is what is wanted.
-        let _ = bell.event.read();
+    let bells = live.doorbells.iter().map(|bell| &bell.event);
+    let events: Vec<&EventFd> = bells.chain(once(&*live.board.work)).collect();
+    let watched = events.iter().map(|of| event(of));
+    let mut fds: Vec<PollFd<'_>> = watched
+        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect();
+    // One call instead of a read of each: most are empty. Where it fails, each is read.
+    let asked = poll(&mut fds, Some(&Timespec::default())).is_ok();
+    for (event, fd) in events.iter().zip(&fds) {
+        if !asked || !fd.revents().is_empty() {
+            // Empty is what is wanted.
+            let _ = event.read();
+        }
     }
-    let _ = live.board.work.read();
 }

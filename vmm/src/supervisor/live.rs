@@ -4,6 +4,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+use rustix::thread::sched_getaffinity;
+use snapback_proto::control::PageRun;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::blank::Blank;
@@ -15,13 +17,13 @@ use crate::bus::{Bus, TooManyDevices};
 use crate::control::{DeviceFiles, DiskFiles};
 use crate::devices::serial::Serial;
 use crate::devices::vmgenid::{self, RenewError};
-use crate::memory::GuestMemory;
+use crate::memory::{Ahead, GuestMemory};
 use crate::poll::HostPoll;
 use crate::reset::inventory::{Parts, start};
 use crate::step::{StepError, kernel};
 use crate::supervisor::Saved;
 use crate::sys::uffd::Uffd;
-use crate::vcpu::{Barrier, Board, Order, Vcpu, VcpuError};
+use crate::vcpu::{Barrier, Board, Entrance, Vcpu, VcpuError};
 use crate::virtio::block::{Block, OpenError};
 use crate::virtio::net::{self, Net};
 use crate::virtio::vsock::Vsock;
@@ -69,7 +71,7 @@ pub struct Live {
     /// What vCPUs and supervisor share.
     pub board: Board,
     /// Guest memory.
-    pub memory: GuestMemory,
+    pub memory: Arc<GuestMemory>,
     /// The vCPUs.
     pub vcpus: Vec<Vcpu>,
     /// Written to when a vCPU left its guest by itself.
@@ -85,11 +87,12 @@ pub struct Live {
     /// Waits for the host's ends of the devices.
     pub poll: HostPoll,
     /// See [`Blank::uffd`].
-    _uffd: Uffd,
+    _uffd: Arc<Uffd>,
 }
 
 impl Live {
-    /// Puts the devices of a guest into a blank machine whose memory is backed.
+    /// Puts the devices of a guest into a blank machine whose memory is backed. Pages that
+    /// are `written` are to be its own ahead.
     ///
     /// # Errors
     /// When a disk cannot be used or the kernel refuses.
@@ -98,6 +101,7 @@ impl Live {
         serial: OwnedFd,
         files: DeviceFiles,
         cpuid: Arc<[CpuidEntryV1]>,
+        written: Vec<PageRun>,
     ) -> Result<Self, AssembleError> {
         let serial = Serial::new(serial).map_err(kernel("prepare the serial output"))?;
         let disks = (0..).zip(files.disks).map(|(index, files)| {
@@ -121,18 +125,22 @@ impl Live {
             });
         }
         let work = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
+        let (memory, uffd) = (Arc::new(blank.memory), Arc::new(blank.uffd));
+        let ahead = Ahead::new(Arc::clone(&memory), Arc::clone(&uffd), written);
         let board = Board {
             vm: blank.vm,
             bus: Arc::new(Mutex::new(bus)),
-            ram: blank.memory.ram().clone(),
+            ram: memory.ram().clone(),
             work: Arc::new(work),
+            ahead: Arc::new(ahead),
         };
         if *cpuid != *blank.cpuid {
-            show(&blank.vcpus, &cpuid)?;
+            let mut vcpus = blank.vcpus.iter();
+            vcpus.try_for_each(|vcpu| vcpu.show_cpuid(&cpuid))?;
         }
         Ok(Self {
             board,
-            memory: blank.memory,
+            memory,
             vcpus: blank.vcpus,
             stopped: blank.stopped,
             doorbells: blank.doorbells,
@@ -140,7 +148,7 @@ impl Live {
             msrs: blank.msrs,
             cpuid,
             poll: blank.poll,
-            _uffd: blank.uffd,
+            _uffd: uffd,
         })
     }
 
@@ -165,24 +173,38 @@ impl Live {
         // A guest that boots reads the id when it comes to it.
         let _ = vmgenid::renew(&self.board.ram)?;
         for vcpu in &self.vcpus {
-            vcpu.order(Order::Run(self.board.clone()))?;
+            vcpu.run(self.board.clone(), None)?;
         }
         Ok(())
     }
 
     /// Lets a guest that stands at its snapshot run, with what the inventory has for
-    /// the start: the snapshot's time, and a new generation id, whose interrupt is the
-    /// first thing it sees.
+    /// the start – the snapshot's time, and a new generation id – and with what its
+    /// devices' new host ends have for it. The interrupts of both are the first thing it
+    /// sees. What is returned says when it is entered.
     ///
     /// # Errors
     /// When there is no new id, KVM does not take the time or a vCPU's thread is
     /// gone.
-    pub fn resume(&self, saved: &Saved, parts: Parts) -> Result<(), AssembleError> {
+    pub fn enter(&self, saved: &Saved, parts: Parts) -> Result<Arc<Entrance>, AssembleError> {
+        // Where that cannot be found out, waking the supervisor costs a little more.
+        let parallel = sched_getaffinity(None).map_or(true, |cpus| cpus.count() > 1);
+        if !parallel {
+            self.board.ahead.advance(u32::MAX);
+        }
         start::give(self, saved, parts)?;
-        self.vcpus
-            .iter()
-            .try_for_each(|vcpu| vcpu.order(Order::Run(self.board.clone())))?;
-        Ok(())
+        let told = self.board.bus().host_changed(&self.board.ram);
+        if told.more_work {
+            let woken = self.board.work.write(1);
+            woken.map_err(kernel("leave work to the supervisor"))?;
+        }
+        let pulsed = self.board.pulse(told);
+        pulsed.map_err(kernel("raise the devices' first interrupts"))?;
+        let entrance = Arc::new(Entrance::new(Arc::clone(&self.board.work), parallel));
+        for vcpu in &self.vcpus {
+            vcpu.run(self.board.clone(), Some(Arc::clone(&entrance)))?;
+        }
+        Ok(entrance)
     }
 
     /// Has every vCPU pass a branch-predictor barrier before its next run.
@@ -191,7 +213,7 @@ impl Live {
     /// When KVM refuses or a vCPU's thread is gone.
     pub fn forget_predictions(&self, barrier: &Arc<Barrier>) -> Result<(), VcpuError> {
         for vcpu in &self.vcpus {
-            vcpu.order(Order::ForgetPredictions(Arc::clone(barrier)))?;
+            vcpu.forget_predictions(Arc::clone(barrier))?;
         }
         self.vcpus.iter().try_for_each(Vcpu::done)
     }
@@ -211,19 +233,8 @@ impl Live {
     /// When one does not stop in time, or stopped for a reason of its own.
     pub fn pause(&self) -> Result<(), VcpuError> {
         self.vcpus.iter().try_for_each(Vcpu::kick)?;
-        self.vcpus.iter().try_for_each(Vcpu::paused)?;
-        // The stops were asked for: they are no news.
-        let _ = self.stopped.read();
-        Ok(())
+        self.vcpus.iter().try_for_each(Vcpu::paused)
     }
-}
-
-/// Shows the guest a table other than the one that its vCPUs were prepared with.
-fn show(vcpus: &[Vcpu], cpuid: &Arc<[CpuidEntryV1]>) -> Result<(), VcpuError> {
-    vcpus
-        .iter()
-        .try_for_each(|vcpu| vcpu.order(Order::ShowCpuid(Arc::clone(cpuid))))?;
-    vcpus.iter().try_for_each(Vcpu::done)
 }
 
 fn open_disk(index: usize, files: DiskFiles) -> Result<Block, OpenError> {

@@ -24,7 +24,7 @@ mod serve;
 mod snapshot;
 pub mod state;
 
-pub use blank::HostDevices;
+pub use blank::{HostDevices, MAX_VCPUS};
 pub use io::discard_notifications;
 pub use live::{AssembleError, Live};
 pub use restore::RestoreError;

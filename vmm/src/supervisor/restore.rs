@@ -14,7 +14,7 @@ use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
 use crate::memory::MemoryError;
 use crate::reset::inventory::Parts;
 use crate::reset::load;
-use crate::vcpu::{Order, VcpuError};
+use crate::vcpu::VcpuError;
 
 /// A machine could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +44,9 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
     let machine = shape(&blank, &files.devices);
     blank
         .memory
-        .back_shared(&blank.vm, std::os::fd::AsFd::as_fd(&files.memory))?;
+        .back_shared(std::os::fd::AsFd::as_fd(&files.memory))?;
     let cpuid = Arc::from(blank.cpuid.as_slice());
-    let live = Live::assemble(blank, files.serial, files.devices, cpuid)?;
+    let live = Live::assemble(blank, files.serial, files.devices, cpuid, Vec::new())?;
     let entry = boot::load(
         &live.board.ram,
         &mut files.kernel,
@@ -61,8 +61,7 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
         .map_err(StartError::Channel)?;
     // The others wait for the first one to start them (Intel SDM volume 3, 9.4).
     if let Some(first) = live.vcpus.first() {
-        first.order(Order::Start(entry))?;
-        first.done()?;
+        first.enter(entry)?;
     }
     live.start()?;
     Ok((live, machine))
@@ -167,7 +166,14 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
     blank
         .memory
         .back_private(uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
-    let live = Live::assemble(blank, files.serial, files.devices, Arc::clone(&saved.cpuid))?;
+    // Of a memory that lacks pages, nothing is copied that the pager has not brought.
+    let written = if files.lazy {
+        Vec::new()
+    } else {
+        files.written
+    };
+    let cpuid = Arc::clone(&saved.cpuid);
+    let live = Live::assemble(blank, files.serial, files.devices, cpuid, written)?;
     load(&live, &saved, Parts::ALL)?;
     Ok((live, saved))
 }

@@ -2,21 +2,28 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
+use rustix::event::Timespec;
 use snapback_proto::control::{ControlError, Event, Failure, Reply, StopReason};
 
 use super::blank::{Blank, HostDevices};
-use super::io::{Wake, nudge, wait};
-use super::restore::{boot, restore};
+use super::io::{Wake, wait};
+use super::restore::{RestoreError, boot, restore};
 use super::saved::{MachineV1, Saved};
 use super::state::{State, Step};
 use super::{Live, snapshot};
 use crate::bus::GuestEnd;
-use crate::control::{ControlSocket, Request, RequestError, exit_on_hangup, failure};
+use crate::control::{ControlSocket, Request, RequestError, RunFiles, exit_on_hangup, failure};
 use crate::reset::inventory::Parts;
 use crate::reset::verify::verify;
-use crate::reset::{reset, settle};
-use crate::vcpu::{Barrier, Stop, Vcpu, VcpuError};
+use crate::reset::{ResetError, reset, settle};
+use crate::vcpu::{Barrier, Entrance, Stop, Vcpu, VcpuError};
+
+/// The name of a run in failures.
+const RUN: &str = "run";
+/// Pages that are made a machine's own ahead in one go.
+const AHEAD: u32 = 64;
 
 /// The process cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +56,15 @@ pub fn serve(control: ControlSocket, host: HostDevices, parts: Parts) -> Result<
         state: State::Started,
         machine: Contents::Nothing,
         barrier: None,
+        woken: Instant::now(),
+        entrance: None,
     };
     loop {
+        let (fd, limit) = (supervisor.control.as_fd(), supervisor.patience());
         let Wake { control, stopped } =
-            wait(supervisor.control.as_fd(), supervisor.served()).map_err(ServeError::Wait)?;
+            wait(fd, supervisor.served(), limit).map_err(ServeError::Wait)?;
+        supervisor.woken = Instant::now();
+        supervisor.look_at_entrance()?;
         if stopped {
             supervisor.look_at_vcpus()?;
         }
@@ -74,6 +86,10 @@ struct Supervisor {
     machine: Contents,
     /// Made when it is needed first: most machines have one principal.
     barrier: Option<Arc<Barrier>>,
+    /// When something happened last: a command arrived.
+    woken: Instant,
+    /// While a run is not answered: the way into the guest, and when its command arrived.
+    entrance: Option<(Arc<Entrance>, Instant)>,
 }
 
 /// What there is of a machine; `State` says what may be done with it.
@@ -84,12 +100,17 @@ enum Contents {
     Restored(Box<Live>, Box<Saved>),
 }
 
-/// What goes back to the agent: a reply, and a descriptor with it.
-struct Answer(Reply, Option<OwnedFd>);
+/// What goes back to the agent.
+enum Answer {
+    /// A reply, and a descriptor with it.
+    Now(Reply, Option<OwnedFd>),
+    /// A reply, when the guest is entered.
+    Entered,
+}
 
 impl From<Reply> for Answer {
     fn from(reply: Reply) -> Self {
-        Self(reply, None)
+        Self::Now(reply, None)
     }
 }
 
@@ -117,7 +138,9 @@ impl Supervisor {
     /// Executes one command and answers it.
     fn obey(&mut self, request: Request) -> Result<(), ControlError> {
         let name = request.name();
-        let answer = match self.state.after(step_of(&request)) {
+        let mut steps = steps_of(&request).iter();
+        let next = steps.try_fold(self.state, |state, step| state.after(*step));
+        let answer = match next {
             None => Err(Refusal::from(Failure {
                 operation: name.to_owned(),
                 reason: format!("the machine is {:?}: this is not possible now", self.state),
@@ -126,18 +149,24 @@ impl Supervisor {
             Some(next) => self.execute(request).inspect(|_| self.state = next),
         };
         match answer {
-            Ok(Answer(reply, fd)) => {
+            Ok(Answer::Entered) => Ok(()),
+            Ok(Answer::Now(reply, fd)) => {
+                if matches!(reply, Reply::OverBudget { .. }) {
+                    self.state = State::Ended;
+                }
                 let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
                 self.control.reply(reply, &fds)
             }
-            Err(Refusal(failure, stop)) => {
-                if let Some(stop) = stop {
-                    self.end(stop)?;
-                }
-                self.state = State::Ended;
-                self.control.reply(Reply::Failed(failure), &[])
-            }
+            Err(refusal) => self.refuse(refusal),
         }
+    }
+
+    fn refuse(&mut self, Refusal(failure, stop): Refusal) -> Result<(), ControlError> {
+        if let Some(stop) = stop {
+            self.end(stop)?;
+        }
+        self.state = State::Ended;
+        self.control.reply(Reply::Failed(failure), &[])
     }
 
     fn execute(&mut self, request: Request) -> Result<Answer, Refusal> {
@@ -153,7 +182,7 @@ impl Supervisor {
                     .as_fd()
                     .try_clone_to_owned()
                     .map_err(|e| fail(&e))?;
-                let answer = Answer(Reply::Prepared { ranges }, Some(uffd));
+                let answer = Answer::Now(Reply::Prepared { ranges }, Some(uffd));
                 (Contents::Blank(Box::new(blank)), answer)
             }
             (Request::Boot(files), Contents::Blank(blank)) => {
@@ -171,28 +200,34 @@ impl Supervisor {
                 };
                 (Contents::Booted(live, machine), reply.into())
             }
-            (Request::Restore(files), Contents::Blank(blank)) => {
-                let restored = restore(*blank, files);
-                let (live, saved) = restored.map_err(|e| failure(name, &e, e.section()))?;
-                settle(&live).map_err(|e| fail(&e))?;
-                (
-                    Contents::Restored(Box::new(live), Box::new(saved)),
-                    Reply::Restored.into(),
-                )
+            (Request::Restore(mut files), Contents::Blank(blank)) => {
+                let run = files.run.take();
+                let refused = |e: RestoreError| failure(name, &e, e.section());
+                let (live, saved) = restore(*blank, files).map_err(refused)?;
+                let (live, saved) = (Box::new(live), Box::new(saved));
+                let answer = match run {
+                    None => {
+                        settle(&live).map_err(|e| fail(&e))?;
+                        Reply::Restored.into()
+                    }
+                    Some(run) => {
+                        self.let_go(&live, &saved, run)?;
+                        Answer::Entered
+                    }
+                };
+                (Contents::Restored(live, saved), answer)
             }
-            (Request::Run { ends, barrier }, Contents::Restored(live, saved)) => {
-                if barrier {
-                    self.forget_predictions(&live).map_err(|e| fail(&e))?;
-                }
-                live.board.bus().attach_hosts(ends).map_err(|e| fail(&e))?;
-                live.resume(&saved, self.parts).map_err(|e| fail(&e))?;
-                nudge(&live).map_err(|e| fail(&e))?;
-                (Contents::Restored(live, saved), Reply::Running.into())
+            (Request::Run(run), Contents::Restored(live, saved)) => {
+                self.let_go(&live, &saved, run)?;
+                (Contents::Restored(live, saved), Answer::Entered)
             }
-            (Request::Reset, Contents::Restored(live, saved)) => {
-                let report = reset(&live, &saved, self.parts)
-                    .map_err(|e| Refusal(fail(&e), e.guest_stopped().cloned()))?;
-                (Contents::Restored(live, saved), Reply::Reset(report).into())
+            (Request::Reset { page_budget }, Contents::Restored(live, saved)) => {
+                let reply = match reset(&live, &saved, self.parts, page_budget) {
+                    Ok(report) => Reply::Reset(report),
+                    Err(ResetError::OverBudget { pages }) => Reply::OverBudget { pages },
+                    Err(e) => return Err(Refusal(fail(&e), e.guest_stopped().cloned())),
+                };
+                (Contents::Restored(live, saved), reply.into())
             }
             (Request::Verify, Contents::Restored(live, saved)) => {
                 let differences = verify(&live, &saved).map_err(|e| fail(&e))?;
@@ -214,6 +249,51 @@ impl Supervisor {
         Ok(answer)
     }
 
+    /// Lets a guest that stands at its snapshot run, with the host ends of a lease.
+    fn let_go(&mut self, live: &Live, saved: &Saved, run: RunFiles) -> Result<(), Failure> {
+        let fail = |error: &dyn std::error::Error| failure(RUN, error, None);
+        if run.barrier {
+            self.forget_predictions(live).map_err(|e| fail(&e))?;
+        }
+        live.board
+            .bus()
+            .attach_hosts(run.ends)
+            .map_err(|e| fail(&e))?;
+        let entrance = live.enter(saved, self.parts);
+        self.entrance = Some((entrance.map_err(|e| fail(&e))?, self.woken));
+        Ok(())
+    }
+
+    /// How long to wait for something to happen.
+    fn patience(&self) -> Option<Timespec> {
+        const SOON: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 1_000_000,
+        };
+        if self.entrance.is_some() {
+            return Some(SOON);
+        }
+        let open = self.served().is_some_and(|live| live.board.ahead.is_open());
+        open.then_some(Timespec::default())
+    }
+
+    /// Answers a run whose guest is entered, and does what is to be done ahead of one.
+    fn look_at_entrance(&mut self) -> Result<(), ControlError> {
+        if let Some((entrance, since)) = &self.entrance {
+            let Some(entered) = entrance.entered() else {
+                return Ok(());
+            };
+            let took = entered.saturating_duration_since(*since).as_nanos();
+            self.entrance = None;
+            let entered_ns = u64::try_from(took).unwrap_or(u64::MAX);
+            self.control.reply(Reply::Running { entered_ns }, &[])?;
+        }
+        if let Some(live) = self.served() {
+            live.board.ahead.advance(AHEAD);
+        }
+        Ok(())
+    }
+
     /// No vCPU of `live` speculates on what an earlier guest taught its processor.
     fn forget_predictions(&mut self, live: &Live) -> Result<(), VcpuError> {
         let barrier = match &self.barrier {
@@ -225,11 +305,22 @@ impl Supervisor {
 
     /// A vCPU left its guest without being asked to: the guest is over.
     fn look_at_vcpus(&mut self) -> Result<(), ControlError> {
+        // It may have entered it a moment ago.
+        self.look_at_entrance()?;
         let Some(live) = self.served() else {
             return Ok(());
         };
         // Another vCPU's stop may have written the event: read it once.
         let _ = live.stopped.read();
+        if self.entrance.is_some() {
+            let Some(error) = live.vcpus.iter().find_map(Vcpu::refused) else {
+                return Ok(());
+            };
+            let stop = error.guest_stopped().cloned();
+            let failure = failure(RUN, &error, None);
+            self.entrance = None;
+            return self.refuse(Refusal(failure, stop));
+        }
         match live.vcpus.iter().filter_map(Vcpu::stopped).max() {
             Some(stop) => {
                 live.abandon();
@@ -256,14 +347,16 @@ fn reason_of(stop: Stop) -> StopReason {
     }
 }
 
-fn step_of(request: &Request) -> Step {
+/// The steps of a request, in order: a restore may go on to a run.
+fn steps_of(request: &Request) -> &'static [Step] {
     match request {
-        Request::Prepare(_) => Step::Prepare,
-        Request::Boot(_) => Step::Boot,
-        Request::Snapshot(_) => Step::Snapshot,
-        Request::Restore(_) => Step::Restore,
-        Request::Run { .. } => Step::Run,
-        Request::Reset => Step::Reset,
-        Request::Verify => Step::Verify,
+        Request::Prepare(_) => &[Step::Prepare],
+        Request::Boot(_) => &[Step::Boot],
+        Request::Snapshot(_) => &[Step::Snapshot],
+        Request::Restore(files) if files.run.is_some() => &[Step::Restore, Step::Run],
+        Request::Restore(_) => &[Step::Restore],
+        Request::Run(_) => &[Step::Run],
+        Request::Reset { .. } => &[Step::Reset],
+        Request::Verify => &[Step::Verify],
     }
 }

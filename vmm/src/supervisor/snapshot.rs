@@ -12,7 +12,7 @@ use crate::control::SnapshotFiles;
 use crate::reset::inventory::chips;
 use crate::snapshot::{WriteError, Written};
 use crate::step::{StepError, kernel};
-use crate::vcpu::{Order, Stop, VcpuError};
+use crate::vcpu::{Stop, VcpuError};
 
 /// How many rounds a device gets to finish its work: about two seconds.
 const QUIET_ROUNDS: u32 = 400;
@@ -69,12 +69,7 @@ pub fn take(
     let (clock, at) = clock::read(&live.board.vm).map_err(kernel("read the clock"))?;
     let mut processors = Vec::with_capacity(live.vcpus.len());
     for vcpu in &live.vcpus {
-        vcpu.order(Order::Save {
-            msrs: Arc::clone(&live.msrs),
-            probe: true,
-            at,
-        })?;
-        processors.push(Arc::from(vcpu.saved()?));
+        processors.push(Arc::new(vcpu.probe(&live.msrs, at)?));
     }
     let saved = Saved {
         machine,

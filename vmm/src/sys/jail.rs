@@ -6,7 +6,8 @@ use std::ptr;
 
 use rustix::thread::UnshareFlags;
 
-/// Leaves the namespaces that `flags` name for new ones.
+/// Leaves the namespaces that `flags` name for new ones: the calling thread does, and with
+/// `NEWPID` its next child.
 ///
 /// # Errors
 /// `InvalidInput` for flags that are no namespaces, else what `unshare(2)` reports.
@@ -16,6 +17,7 @@ pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
         | UnshareFlags::NEWIPC
         | UnshareFlags::NEWUTS
         | UnshareFlags::NEWCGROUP
+        | UnshareFlags::NEWPID
         | UnshareFlags::NEWUSER;
     if !namespaces.contains(flags) {
         return Err(io::ErrorKind::InvalidInput.into());

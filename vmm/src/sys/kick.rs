@@ -8,11 +8,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::JoinHandle;
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 /// A second view of a vCPU's run page, for its `immediate_exit` flag alone.
 #[derive(Debug)]
@@ -72,10 +71,39 @@ pub fn install_handler() -> io::Result<()> {
     register_signal_handler(SIGRTMIN(), nothing).map_err(io::Error::from)
 }
 
-/// Interrupts the system call that `thread` may be in.
-///
-/// # Errors
-/// What `pthread_kill(3)` reports.
-pub fn interrupt<T>(thread: &JoinHandle<T>) -> io::Result<()> {
-    thread.kill(SIGRTMIN()).map_err(io::Error::from)
+/// A thread whose system call can be interrupted.
+#[derive(Debug, Clone, Copy)]
+pub struct Kickable {
+    process: libc::pid_t,
+    thread: libc::pid_t,
+}
+
+impl Kickable {
+    /// The calling thread. It must not end before whoever kicks it: its number could
+    /// then be another thread's of this process.
+    #[must_use]
+    pub fn this_thread() -> Self {
+        // SAFETY: both calls take no argument and touch no memory.
+        unsafe {
+            Self {
+                process: libc::getpid(),
+                thread: libc::gettid(),
+            }
+        }
+    }
+
+    /// Interrupts the system call that the thread may be in. One system call; the C
+    /// library's `pthread_kill(3)` makes four.
+    ///
+    /// # Errors
+    /// What `tgkill(2)` reports: the thread is gone.
+    pub fn kick(self) -> io::Result<()> {
+        // SAFETY: the signal's handler does nothing, in whatever thread it runs.
+        let done =
+            unsafe { libc::syscall(libc::SYS_tgkill, self.process, self.thread, SIGRTMIN()) };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
 }

@@ -1,7 +1,7 @@
 //! What kvm-ioctls has no safe call for.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_irqchip,
@@ -47,6 +47,20 @@ pub fn set_memory_slot(
     // SAFETY: the range is a reservation, which stays mapped until the process
     // ends, so the slot can never point at memory that is used for anything else.
     unsafe { vm.set_user_memory_region(region) }.map_err(io::Error::from)
+}
+
+/// Another handle of a vCPU of `vm`, for a thread that does not run it. KVM lets one of
+/// them in at a time.
+///
+/// # Errors
+/// When the descriptor cannot be duplicated or its run page not mapped once more.
+pub fn second_handle(vm: &VmFd, vcpu: &VcpuFd) -> io::Result<VcpuFd> {
+    // SAFETY: the vCPU's descriptor is open for as long as `vcpu` is borrowed.
+    let own = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) }.try_clone_to_owned()?;
+    // SAFETY: the descriptor is open, of a vCPU of this VM, and owned by nothing else:
+    // its ownership moves into the result.
+    let second = unsafe { vm.create_vcpu_from_rawfd(own.into_raw_fd()) };
+    second.map_err(io::Error::from)
 }
 
 /// Size of a plain XSAVE area without `KVM_CAP_XSAVE2`, in bytes.

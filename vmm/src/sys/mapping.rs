@@ -13,11 +13,12 @@ use std::ptr;
 
 use vm_memory::GuestAddress;
 use vm_memory::GuestRegionMmap;
-use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::bitmap::NewBitmap as _;
 use vm_memory::mmap::MmapRegionBuilder;
 
-use super::memfd;
-use crate::memory::PAGE_SIZE;
+use super::memfd::{self, HUGE_PAGE};
+use super::uffd::Uffd;
+use crate::memory::{DeviceWrites, PAGE_SIZE};
 
 /// A range of the process's addresses that belongs to guest memory for as long
 /// as the process lives.
@@ -47,14 +48,18 @@ impl Reservation {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let room = length
+            .checked_add(HUGE_PAGE)
+            .ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice
         // touches no existing memory.
-        let address = unsafe { libc::mmap(ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
+        let address = unsafe { libc::mmap(ptr::null_mut(), room, libc::PROT_NONE, flags, -1, 0) };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         Ok(Self {
-            address: address.expose_provenance(),
+            // A huge page of a file can only be mapped as one where both begin together.
+            address: address.expose_provenance().next_multiple_of(HUGE_PAGE),
             length,
         })
     }
@@ -117,9 +122,8 @@ impl Reservation {
     ///
     /// # Errors
     /// `InvalidInput` when vm-memory does not accept the geometry.
-    pub fn region(&self, base: GuestAddress) -> io::Result<GuestRegionMmap<AtomicBitmap>> {
-        let page = std::num::NonZeroUsize::new(PAGE_SIZE).ok_or(io::ErrorKind::InvalidInput)?;
-        let bitmap = AtomicBitmap::new(self.length, page);
+    pub fn region(&self, base: GuestAddress) -> io::Result<GuestRegionMmap<DeviceWrites>> {
+        let bitmap = DeviceWrites::with_len(self.length);
         let builder = MmapRegionBuilder::new_with_bitmap(self.length, bitmap)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
             .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_PRIVATE);
@@ -131,6 +135,23 @@ impl Reservation {
         };
         let region = builder.build().map_err(io::Error::other)?;
         GuestRegionMmap::new(region, base).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+
+    /// Registers the range with `uffd` while `copy` runs, so that missing pages can be
+    /// copied to. Whoever faults meanwhile waits.
+    ///
+    /// # Errors
+    /// What the kernel or `copy` reports.
+    pub fn with_missing(
+        &self,
+        uffd: &Uffd,
+        copy: impl FnOnce(&Missing<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (address, length) = self.range()?;
+        uffd.register_missing(address, length)?;
+        let copied = copy(&Missing { memory: self, uffd });
+        uffd.unregister(address, length)?;
+        copied
     }
 
     /// Whether each page from `first` on is present: mapped in this process, or in
@@ -161,6 +182,13 @@ impl Reservation {
         let offset = index.checked_mul(PAGE_SIZE)?;
         (offset < self.length).then(|| ptr::with_exposed_provenance_mut(self.address + offset))
     }
+}
+
+/// A [`Reservation`] whose missing pages can be copied to.
+#[derive(Debug)]
+pub struct Missing<'a> {
+    memory: &'a Reservation,
+    uffd: &'a Uffd,
 }
 
 /// A read-only view of the memory file that a [`Reservation`] is a private
@@ -256,6 +284,34 @@ impl BaseView {
         // contiguous, and neither is ever removed), so all pages in between are mapped;
         // the two mappings do not overlap. No Rust reference to either exists.
         unsafe { ptr::copy_nonoverlapping(from, to, pages.len() * PAGE_SIZE) };
+        Ok(())
+    }
+
+    /// Copies neighbouring pages to the same pages of `to`, where those are missing; they
+    /// are the process's own then.
+    ///
+    /// # Errors
+    /// `InvalidInput` when there are no such pages, else what the kernel reports.
+    pub fn copy_missing(&self, to: &Missing<'_>, pages: Range<usize>) -> io::Result<()> {
+        let mut at = pages.start;
+        while at < pages.end {
+            let there = self.page(pages.end - 1).is_some();
+            let last = to.memory.page(pages.end - 1).is_some();
+            let (Some(from), Some(into), true) = (self.page(at), to.memory.page(at), there && last)
+            else {
+                return Err(io::ErrorKind::InvalidInput.into());
+            };
+            let number = |n: usize| u64::try_from(n).map_err(io::Error::other);
+            let len = number((pages.end - at) * PAGE_SIZE)?;
+            let (from, into) = (from.expose_provenance(), into.expose_provenance());
+            // SAFETY: both are the start of a whole mapped page, and so is the last page in
+            // both mappings, as in `copy_to`; none of the two is ever removed, and only raw
+            // pointers lead into the one that is copied to.
+            let copied = unsafe { to.uffd.copy(number(into)?, number(from)?, len)? };
+            let copied = usize::try_from(copied).map_err(io::Error::other)? / PAGE_SIZE;
+            // The next one is not missing.
+            at += copied + 1;
+        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ptr;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, seek};
 
@@ -50,6 +51,56 @@ pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
 pub fn is_sealed(file: impl AsFd) -> bool {
     rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(IMMUTABLE))
 }
+
+/// Size of a huge page, in bytes.
+pub const HUGE_PAGE: usize = 2 << 20;
+
+/// Puts the pages of a memfd from `offset` on, a multiple of [`HUGE_PAGE`], together to one
+/// huge page; holes among them become zeroes. Whoever maps them keeps what it sees.
+///
+/// # Errors
+/// What the kernel reports, for example where it has no huge pages.
+pub fn collapse(memfd: impl AsFd, offset: u64) -> io::Result<()> {
+    let at = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // Twice the length has a huge page's place in it.
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no
+    // existing memory.
+    let room = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        libc::mmap(
+            ptr::null_mut(),
+            2 * HUGE_PAGE,
+            libc::PROT_NONE,
+            flags,
+            -1,
+            0,
+        )
+    };
+    if room == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let place = room.addr().next_multiple_of(HUGE_PAGE);
+    // SAFETY: MAP_FIXED replaces a part of the mapping that was just made and that nobody
+    // else knows; MADV_COLLAPSE changes how the file's pages lie in memory, not what they
+    // hold; and the whole of the mapping is gone before anybody else can know it.
+    unsafe {
+        let place = room.with_addr(place);
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        let fd = memfd.as_fd().as_raw_fd();
+        let mapped = libc::mmap(place, HUGE_PAGE, libc::PROT_READ, flags, fd, at);
+        let collapsed = if mapped == libc::MAP_FAILED {
+            -1
+        } else {
+            libc::madvise(place, HUGE_PAGE, MADV_COLLAPSE)
+        };
+        let error = io::Error::last_os_error();
+        libc::munmap(room, 2 * HUGE_PAGE);
+        if collapsed < 0 { Err(error) } else { Ok(()) }
+    }
+}
+
+/// `MADV_COLLAPSE` (Linux 6.1; `include/uapi/asm-generic/mman-common.h`).
+const MADV_COLLAPSE: libc::c_int = 25;
 
 const IMMUTABLE: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)

@@ -13,19 +13,15 @@ pub struct Offload {
     pub checksum: bool,
     /// TCP over IPv4 may come in frames larger than the link's; needs `checksum`.
     pub tso4: bool,
-    /// The same over IPv6.
-    pub tso6: bool,
 }
 
 const TUN_F_CSUM: libc::c_ulong = 1;
 const TUN_F_TSO4: libc::c_ulong = 2;
-const TUN_F_TSO6: libc::c_ulong = 4;
 
 impl Offload {
     fn bits(self) -> libc::c_ulong {
         let bit = |wanted: bool, bit| if wanted { bit } else { 0 };
-        let more = bit(self.tso4, TUN_F_TSO4) | bit(self.tso6, TUN_F_TSO6);
-        bit(self.checksum, TUN_F_CSUM | more)
+        bit(self.checksum, TUN_F_CSUM | bit(self.tso4, TUN_F_TSO4))
     }
 }
 

@@ -7,8 +7,9 @@
 //!
 //! Guest memory is a private mapping of a memfd. A page that the memfd does not
 //! hold yet is a *missing* fault; the agent fills the memfd and wakes the fault,
-//! which then finds the page. Nothing is ever copied into the mapping itself
-//! (`UFFDIO_COPY` would make a private copy and lose the sharing).
+//! which then finds the page. Nothing that is missing is ever copied into the mapping
+//! itself: `UFFDIO_COPY` makes a private copy and loses the sharing. That is what it is
+//! used for where a private copy is wanted ([`Uffd::copy`]).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -19,6 +20,7 @@ use super::fds::set_nonblocking;
 
 const UFFD_API: u64 = 0xaa;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
+const UFFDIO_COPY_MODE_DONTWAKE: u64 = 1;
 const UFFD_EVENT_PAGEFAULT: u8 = 0x12;
 const UFFD_PAGEFAULT_FLAG_WRITE: u64 = 1;
 
@@ -31,8 +33,12 @@ const USERFAULTFD_IOC_NEW: libc::c_ulong = 0xaa00;
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 /// `_IOWR(0xaa, 0x00, struct uffdio_register)`.
 const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+/// `_IOR(0xaa, 0x01, struct uffdio_range)`.
+const UFFDIO_UNREGISTER: libc::c_ulong = 0x8010_aa01;
 /// `_IOR(0xaa, 0x02, struct uffdio_range)`.
 const UFFDIO_WAKE: libc::c_ulong = 0x8010_aa02;
+/// `_IOWR(0xaa, 0x03, struct uffdio_copy)`.
+const UFFDIO_COPY: libc::c_ulong = 0xc028_aa03;
 
 #[repr(C)]
 struct UffdioApi {
@@ -45,6 +51,16 @@ struct UffdioApi {
 struct UffdioRange {
     start: u64,
     len: u64,
+}
+
+#[repr(C)]
+struct UffdioCopy {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    /// Bytes that were copied, or a negative error.
+    copy: i64,
 }
 
 #[repr(C)]
@@ -64,6 +80,9 @@ const _: () = assert!(size_of::<UffdioRegister>() == 32);
 const _: () = assert!((UFFDIO_API >> 16) & 0x3fff == 24);
 const _: () = assert!((UFFDIO_WAKE >> 16) & 0x3fff == 16);
 const _: () = assert!((UFFDIO_REGISTER >> 16) & 0x3fff == 32);
+const _: () = assert!(size_of::<UffdioCopy>() == 40);
+const _: () = assert!((UFFDIO_COPY >> 16) & 0x3fff == 40);
+const _: () = assert!((UFFDIO_UNREGISTER >> 16) & 0x3fff == 16);
 
 /// Most faults that one [`Uffd::read_events`] returns.
 pub const MAX_EVENTS: usize = 64;
@@ -153,6 +172,52 @@ impl Uffd {
             return Err(io::ErrorKind::Unsupported.into());
         }
         Ok(())
+    }
+
+    /// No longer asks for the missing faults of a range; whoever waits for one tries
+    /// again. Both numbers are in bytes and multiples of the page size.
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    pub fn unregister(&self, address: u64, len: u64) -> io::Result<()> {
+        let mut range = UffdioRange {
+            start: address,
+            len,
+        };
+        // SAFETY: `range` is the struct of this request and outlives the call.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_UNREGISTER, &raw mut range) })
+    }
+
+    /// Copies `len` bytes from `from` to missing pages at `to`, in a private mapping that
+    /// is registered: they are anonymous pages then. Returns how many bytes were copied
+    /// before a page was found that is not missing. Wakes nobody.
+    ///
+    /// # Errors
+    /// What the kernel reports.
+    ///
+    /// # Safety
+    /// `to` and `from` are the starts of `len` bytes each, in whole pages, of two mappings
+    /// that stay; no Rust reference leads to those at `to`.
+    pub(super) unsafe fn copy(&self, to: u64, from: u64, len: u64) -> io::Result<u64> {
+        let mut copy = UffdioCopy {
+            dst: to,
+            src: from,
+            len,
+            mode: UFFDIO_COPY_MODE_DONTWAKE,
+            copy: 0,
+        };
+        // SAFETY: `copy` is the struct of this request and outlives the call; the caller
+        // vouches for the memory that it names.
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), UFFDIO_COPY, &raw mut copy) };
+        let copied = u64::try_from(copy.copy).unwrap_or(0);
+        match check(done) {
+            Ok(()) => Ok(copied),
+            // Part of it, or nothing: a page is there already.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EEXIST)) => {
+                Ok(copied)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes waiting faults off the queue and returns how many there were; 0

@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{Bus, Effects, GuestEnd};
-use crate::memory::GuestRam;
+use crate::memory::{Ahead, GuestRam};
 
 /// What the vCPU threads and the supervisor share of one machine.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct Board {
     pub ram: GuestRam,
     /// Wakes the supervisor for work that a device left over.
     pub work: Arc<EventFd>,
+    /// Pages to be made the machine's own.
+    pub ahead: Arc<Ahead>,
 }
 
 impl Board {

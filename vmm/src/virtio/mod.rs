@@ -139,7 +139,9 @@ pub trait VirtioDevice: Debug + Send {
     /// The driver is ready and accepted `features`.
     fn activate(&mut self, features: u64);
 
-    /// The driver reset the device.
+    /// The driver reset the device, which was [muted](Self::mute), or another state is about
+    /// to be put in the place of its own. It is as new, but for what it waits for: it is
+    /// muted or activated afterwards.
     fn reset(&mut self);
 
     /// The driver put something into queue `index`, or may have.

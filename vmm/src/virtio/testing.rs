@@ -7,12 +7,15 @@
     reason = "tests choose their own numbers, and look at effects where they matter"
 )]
 
+mod hostile;
+
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::transport::{MmioDevice, Signals, Transport};
 use super::{COMMON_FEATURES, VirtioDevice};
 use crate::memory::GuestRam;
+pub(crate) use hostile::assert_survives_hostile_rings;
 
 pub(crate) const RAM_SIZE: u64 = 16 << 20;
 /// From here on memory is free for buffers.
@@ -154,6 +157,12 @@ impl Ring {
     }
 }
 
+/// Empty rings for queues of these sizes.
+fn rings(sizes: &[u16]) -> Vec<Ring> {
+    let rings = (0..).zip(sizes);
+    rings.map(|(index, size)| Ring::new(index, *size)).collect()
+}
+
 /// A device with a driver.
 #[derive(Debug)]
 pub(crate) struct Driver<D> {
@@ -165,14 +174,10 @@ pub(crate) struct Driver<D> {
 impl<D: VirtioDevice> Driver<D> {
     /// A device that was not touched yet.
     pub fn cold(device: D) -> Self {
-        let rings = (0..)
-            .zip(D::QUEUE_SIZES)
-            .map(|(index, size)| Ring::new(index, *size))
-            .collect();
         Self {
             transport: Transport::new(device),
             ram: ram(),
-            rings,
+            rings: rings(D::QUEUE_SIZES),
         }
     }
 

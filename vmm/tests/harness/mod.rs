@@ -32,6 +32,7 @@ use snapback_proto::control::{
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{GuestMessage, HostMessage, Identity, Invoke, Resume};
 use snapback_proto::ids::RequestId;
+use snapback_vmm::jail;
 use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 
@@ -53,8 +54,14 @@ pub struct Vmm {
 }
 
 impl Vmm {
+    /// Starts one that becomes a user of its own, as an agent does.
     pub fn start() -> Self {
-        Self::start_program(&mut Command::new(env!("CARGO_BIN_EXE_snapback-vmm")))
+        let identity = jail::Identity {
+            uid: 64_321,
+            gid: 64_322,
+        };
+        let mut program = Command::new(env!("CARGO_BIN_EXE_snapback-vmm"));
+        Self::start_program(program.args(identity.arguments()))
     }
 
     /// Starts another program that speaks the same protocol.
@@ -134,7 +141,7 @@ impl Vmm {
     }
 
     pub fn reset(&self) -> control::ResetReport {
-        match self.ask(&control::Command::Reset, &[]).0 {
+        match self.ask(&control::Command::RESET, &[]).0 {
             Reply::Reset(report) => report,
             other => panic!("{other:?}"),
         }
@@ -264,6 +271,8 @@ pub fn restore_onto(
     let command = control::Command::Restore {
         devices: extra.devices(),
         lazy: true,
+        written: Vec::new(),
+        run: None,
     };
     vmm.ask(&command, &fds)
 }
@@ -299,6 +308,20 @@ fn page_in(uffd: &Uffd, ranges: &[FaultRange], source: &File, into: &File, count
     }
 }
 
+/// Says what a restored guest hears first.
+pub fn tell(channel: &mut UnixStream, generation: u64) {
+    let resume = Resume {
+        generation,
+        entropy: [7; 64],
+        wall_clock_ns: wall_clock_ns(),
+        identity: Identity {
+            hostname: "guest".to_owned(),
+            ..Identity::default()
+        },
+    };
+    write_frame(channel, &HostMessage::Resume(resume), b"").unwrap();
+}
+
 impl TestMachine {
     /// Lets the guest run on a fresh channel.
     pub fn run(&self) -> UnixStream {
@@ -306,11 +329,12 @@ impl TestMachine {
         let hub = self.hub.take();
         let mut fds: Vec<&dyn AsFd> = vec![&theirs];
         fds.extend(hub.as_ref().map(|hub| -> &dyn AsFd { hub }));
-        let run = control::Command::Run {
+        let run = control::Command::Run(control::Run {
             hub: hub.is_some(),
             barrier: false,
-        };
-        assert_eq!(self.vmm.ask(&run, &fds).0, Reply::Running);
+        });
+        let (reply, _) = self.vmm.ask(&run, &fds);
+        assert!(matches!(reply, Reply::Running { .. }), "{reply:?}");
         channel
     }
 
@@ -318,16 +342,7 @@ impl TestMachine {
     pub fn resume(&mut self) -> UnixStream {
         let mut channel = self.run();
         self.generation += 1;
-        let resume = Resume {
-            generation: self.generation,
-            entropy: [7; 64],
-            wall_clock_ns: wall_clock_ns(),
-            identity: Identity {
-                hostname: "guest".to_owned(),
-                ..Identity::default()
-            },
-        };
-        write_frame(&mut channel, &HostMessage::Resume(resume), b"").unwrap();
+        tell(&mut channel, self.generation);
         let (confirmed, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
         assert_eq!(
             confirmed,

@@ -22,7 +22,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use snapback_proto::control::{Command, Devices, Reply};
+use snapback_proto::control::{Command, Devices, Reply, Run};
 use snapback_vmm::sys::memfd;
 
 use crate::harness::{Shape, Vmm, stream_pair};
@@ -263,6 +263,8 @@ impl Running {
             &Command::Restore {
                 devices: Devices::default(),
                 lazy: true,
+                written: Vec::new(),
+                run: None,
             },
             &fds,
         );
@@ -283,14 +285,14 @@ impl Running {
     /// As [`Self::wake`], behind a branch-predictor barrier or not.
     pub fn wake_with(&mut self, barrier: bool) -> String {
         let (_channel, theirs) = stream_pair();
-        let run = Command::Run {
+        let run = Command::Run(Run {
             hub: false,
             barrier,
-        };
+        });
         let begin = Instant::now();
         let (reply, _) = self.vmm.ask(&run, &[&theirs]);
         self.run_took = begin.elapsed();
-        assert_eq!(reply, Reply::Running);
+        assert!(matches!(reply, Reply::Running { .. }), "{reply:?}");
         self.read_until(b'\n')
     }
 

@@ -6,6 +6,7 @@
 mod console;
 mod initramfs;
 mod kernel_image;
+mod processor;
 mod qemu;
 mod scripts;
 
@@ -24,13 +25,14 @@ use crate::job::Job;
 use crate::process::last_lines;
 use console::Ports;
 use kernel_image::KernelImage;
+use processor::Processor;
 use qemu::Machine;
 
 /// How long the box may take until it starts the job.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// Lines of the kernel's console that are shown when the box fails.
-const CONSOLE_LINES: usize = 30;
+const CONSOLE_LINES: usize = 60;
 
 /// The machine to run a job on, and for how long at most.
 #[derive(Clone, Copy, Debug)]
@@ -70,8 +72,10 @@ pub fn run(
     let console_log = dir.path().join("console");
     let qemu_log = dir.path().join("qemu");
     let ports = Ports::listen(dir.path())?;
+    let processor = Processor::take(cache)?;
     let machine = Machine {
         clock: settings.clock,
+        processor: processor.number(),
         memory_mib: settings.memory_mib,
         kernel: &kernel,
         initramfs: &initramfs,

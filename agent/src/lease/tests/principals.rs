@@ -106,7 +106,7 @@ async fn whoever_has_an_environment_of_its_own_gets_that_one() {
 #[tokio::test]
 async fn an_environment_that_nobody_took_has_served_nobody() {
     let (pretend, client, _, _task) = pool_within(separated(Separation::Fresh, 1));
-    pretend.gate.forget_permits(1000);
+    pretend.starts.forget_permits(1000);
     let waiting = tokio::spawn({
         let client = client.clone();
         async move { run_for(&client, A).await }
@@ -114,8 +114,8 @@ async fn an_environment_that_nobody_took_has_served_nobody() {
     while client.summary().await.starting == 0 {}
     waiting.abort();
     let _ = waiting.await;
-    pretend.gate.add_permits(1000);
-    while client.summary().await.idle == 0 {}
+    pretend.starts.add_permits(1000);
+    while client.summary().await.blank == 0 {}
     run_for(&client, B).await;
     assert_eq!(pretend.restored.load(Ordering::Relaxed), 1);
 }

@@ -1,15 +1,16 @@
 //! The client against a VMM made of a thread.
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use snapback_proto::control::{Devices, StopReason};
+use snapback_proto::control::{Devices, Run, StopReason};
 
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(10);
-const RUN: Command = Command::Run {
+const RUN: Command = Command::Run(Run {
     hub: false,
     barrier: false,
-};
+});
+const RUNNING: Reply = Reply::Running { entered_ns: 7 };
 
 fn pair(fate: &Fate) -> (ControlClient, OwnedFd) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -35,10 +36,10 @@ fn vmm(socket: OwnedFd, answer: impl Fn(Command) -> Option<VmmMessage> + Send + 
 #[tokio::test]
 async fn a_reply_reaches_the_one_who_asked() {
     let (mut client, socket) = pair(&Fate::default());
-    vmm(socket, |_| Some(VmmMessage::Reply(Reply::Running)));
+    vmm(socket, |_| Some(VmmMessage::Reply(RUNNING)));
     for _ in 0..3 {
         let answer = client.command(&RUN, &[], LIMIT).await.unwrap();
-        assert_eq!(answer.reply, Reply::Running);
+        assert_eq!(answer.reply, RUNNING);
     }
 }
 
@@ -47,7 +48,7 @@ async fn a_command_without_answer_ends_in_time_and_is_the_last() {
     let (mut client, _socket) = pair(&Fate::default());
     let short = Duration::from_millis(20);
     let error = client
-        .command(&Command::Reset, &[], short)
+        .command(&Command::RESET, &[], short)
         .await
         .unwrap_err();
     assert!(matches!(
@@ -94,7 +95,7 @@ async fn an_event_is_not_taken_for_a_reply() {
         &[],
     )
     .unwrap();
-    vmm(socket, |_| Some(VmmMessage::Reply(Reply::Running)));
+    vmm(socket, |_| Some(VmmMessage::Reply(RUNNING)));
     client.command(&RUN, &[], LIMIT).await.unwrap();
     assert!(matches!(
         fate.sealed().await,
@@ -115,6 +116,8 @@ async fn a_failure_names_operation_reason_and_section() {
     let restore = Command::Restore {
         devices: Devices::default(),
         lazy: true,
+        written: Vec::new(),
+        run: None,
     };
     let error = client.command(&restore, &[], LIMIT).await.unwrap_err();
     assert_eq!(error.section(), Some("processor"));

@@ -115,13 +115,19 @@ pub fn write(vcpu: &VcpuFd, values: &[(u32, u64)]) -> io::Result<()> {
 /// # Errors
 /// As [`read`] and [`write`].
 pub fn write_changed(vcpu: &VcpuFd, values: &[(u32, u64)]) -> io::Result<()> {
-    let indices: Vec<u32> = values.iter().map(|(index, _)| *index).collect();
-    let now = read(vcpu, &indices)?;
-    let pairs = values.iter().zip(&now);
-    let changed: Vec<_> = pairs
-        .filter(|(then, now)| then != now)
-        .map(|(then, _)| *then)
-        .collect();
+    let mut now = Msrs::new(values.len()).map_err(io::Error::other)?;
+    for (entry, (index, _)) in now.as_mut_slice().iter_mut().zip(values) {
+        entry.index = *index;
+    }
+    if vcpu.get_msrs(&mut now)? != values.len() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let pairs = values.iter().zip(now.as_slice());
+    let changed = pairs.filter(|((_, then), now)| *then != now.data);
+    let changed: Vec<_> = changed.map(|(then, _)| *then).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
     write(vcpu, &changed)
 }
 

@@ -170,18 +170,40 @@ pub fn read_lapic(vcpu: &VcpuFd) -> io::Result<Vec<u8>> {
     Ok(lapic_bytes(&vcpu.get_lapic()?).to_vec())
 }
 
-/// Sets the local APIC's registers.
+/// Sets the local APIC's registers, `alone` in its machine or not. Reading them costs
+/// KVM half of setting them, and tells what is needed.
 ///
 /// # Errors
 /// What KVM reports; `InvalidInput` for another length.
-pub fn write_lapic(vcpu: &VcpuFd, registers: &[u8]) -> io::Result<()> {
+pub fn write_lapic(vcpu: &VcpuFd, registers: &[u8], alone: bool) -> io::Result<()> {
+    let now = vcpu.get_lapic()?;
+    // Setting also forgets which of several equal vCPUs took an interrupt last, and stops
+    // a timer that counts: with one that goes by a deadline that is the deadline's part.
+    let same = lapic_bytes(&now) == *registers;
+    if same && alone && has_deadline(registers) {
+        return Ok(());
+    }
     let lapic = lapic_from_bytes(registers)?;
-    // Twice: KVM computes the priority register before it counts the interrupts
-    // that the new state has in service, so from those of the state before
-    // (`kvm_apic_set_state` in `arch/x86/kvm/lapic.c`). A vCPU that was stopped in
-    // an interrupt handler would keep that handler's priority.
-    for _ in 0..2 {
+    vcpu.set_lapic(&lapic)?;
+    // KVM computes the priority register before it counts the interrupts that the new
+    // state has in service, so from those of the state before (`kvm_apic_set_state` in
+    // `arch/x86/kvm/lapic.c`). A vCPU that was stopped in an interrupt handler would keep
+    // that handler's priority.
+    if serves(&lapic_bytes(&now)) || serves(registers) {
         vcpu.set_lapic(&lapic)?;
     }
     Ok(())
+}
+
+/// Whether the timer goes by a deadline (Intel SDM volume 3, 11.5.1 and 11.5.4.1).
+fn has_deadline(lapic: &[u8]) -> bool {
+    const TIMER_MODE: usize = 0x322;
+    lapic.get(TIMER_MODE).is_some_and(|byte| byte >> 1 & 3 == 2)
+}
+
+/// Whether an interrupt is in service (Intel SDM volume 3, 11.8.4).
+fn serves(lapic: &[u8]) -> bool {
+    const IN_SERVICE: std::ops::Range<usize> = 0x100..0x180;
+    let registers = lapic.get(IN_SERVICE).unwrap_or_default();
+    registers.iter().any(|byte| *byte != 0)
 }

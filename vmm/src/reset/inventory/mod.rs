@@ -7,8 +7,7 @@
 //!  put back, from the top of the table to its end:
 //!
 //!   host ─► devices ─► interrupt controllers ─► vCPUs ─► memory  │  start (at `Run`)
-//!                                               (each in its     │
-//!                                                own thread)     the guest stands still
+//!                                                                the guest stands still
 //!  captured: vCPUs from the end up, because KVM finishes what is pending in a vCPU
 //!  when it is asked for its run state.
 //! ```

@@ -5,7 +5,6 @@ use crate::arch::x86_64::clock::{self, HostInstant};
 use crate::devices::vmgenid;
 use crate::step::kernel;
 use crate::supervisor::{AssembleError, Live, Saved};
-use crate::vcpu::{Order, Vcpu};
 
 /// How a part is given. The snapshot captures clock and counters at one instant
 /// (`supervisor/snapshot.rs`); only the guest can compare them.
@@ -45,10 +44,9 @@ pub const CLOCK: StartPart = StartPart {
 pub const COUNTERS: StartPart = StartPart {
     restore: |live, saved, at| {
         for (vcpu, state) in live.vcpus.iter().zip(&saved.processors) {
-            vcpu.order(Order::SetTime(state.time, *at))?;
+            vcpu.set_time(&state.time, *at)?;
         }
-        // No vCPU runs while another one still has another time.
-        Ok(live.vcpus.iter().try_for_each(Vcpu::done)?)
+        Ok(())
     },
 };
 

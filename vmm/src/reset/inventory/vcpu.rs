@@ -1,4 +1,4 @@
-//! The state of one vCPU, part by part. A vCPU's own thread reads and sets it.
+//! The state of one vCPU that stands still, part by part.
 
 use std::io;
 
@@ -34,6 +34,8 @@ pub struct Setting<'a> {
     pub state: &'a ProcessorV1,
     /// Which parts are set: for a part that is set by the request of another.
     pub parts: Parts,
+    /// Whether it is the only vCPU of its machine.
+    pub alone: bool,
 }
 
 /// How one part is read, set and compared.
@@ -93,7 +95,7 @@ pub const LOCAL_APIC: VcpuPart = VcpuPart {
         into.lapic = processor::read_lapic(from.vcpu)?;
         Ok(())
     },
-    restore: |to| processor::write_lapic(to.vcpu, &to.state.lapic),
+    restore: |to| processor::write_lapic(to.vcpu, &to.state.lapic, to.alone),
     compare: |now, then| difference_in_bytes(&now.lapic, &then.lapic),
 };
 

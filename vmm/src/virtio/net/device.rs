@@ -21,9 +21,7 @@ const F_CSUM: u64 = 1 << 0;
 const F_GUEST_CSUM: u64 = 1 << 1;
 const F_MAC: u64 = 1 << 5;
 const F_GUEST_TSO4: u64 = 1 << 7;
-const F_GUEST_TSO6: u64 = 1 << 8;
 const F_HOST_TSO4: u64 = 1 << 11;
-const F_HOST_TSO6: u64 = 1 << 12;
 const F_MRG_RXBUF: u64 = 1 << 15;
 const F_STATUS: u64 = 1 << 16;
 
@@ -128,7 +126,6 @@ impl Net {
         let offload = Offload {
             checksum: has(F_GUEST_CSUM),
             tso4: has(F_GUEST_TSO4),
-            tso6: has(F_GUEST_TSO6),
         };
         if offload != self.offload {
             let told = (self.set_offload)(self.tap.as_fd(), offload);
@@ -171,9 +168,7 @@ impl VirtioDevice for Net {
             | F_GUEST_CSUM
             | F_MAC
             | F_GUEST_TSO4
-            | F_GUEST_TSO6
             | F_HOST_TSO4
-            | F_HOST_TSO6
             | F_MRG_RXBUF
             | F_STATUS
     }
@@ -185,7 +180,7 @@ impl VirtioDevice for Net {
 
     fn activate(&mut self, features: u64) {
         self.mergeable = features & F_MRG_RXBUF != 0;
-        let large = features & (F_GUEST_TSO4 | F_GUEST_TSO6) != 0;
+        let large = features & F_GUEST_TSO4 != 0;
         self.room = if large { MAX_LARGE } else { MAX_PLAIN };
         self.broken = self.prepare(features).err();
         // What cannot be waited for now is tried again when the driver has work.
@@ -193,7 +188,6 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&mut self) {
-        self.mute();
         self.rx_starved = false;
         self.tx_blocked = false;
         self.broken = None;

@@ -5,14 +5,14 @@
 //! (headers) or moved by the kernel (payload), and never looked at twice.
 
 use virtio_queue::DescriptorChain;
-use vm_memory::bitmap::{AtomicBitmap, BS};
+use vm_memory::bitmap::BS;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
 
 use super::QueueError;
-use crate::memory::GuestRam;
+use crate::memory::{DeviceWrites, GuestRam};
 
 /// A piece of guest memory that I/O can be done on.
-pub type GuestSlice<'a> = VolatileSlice<'a, BS<'a, AtomicBitmap>>;
+pub type GuestSlice<'a> = VolatileSlice<'a, BS<'a, DeviceWrites>>;
 
 /// A checked descriptor chain.
 #[derive(Debug)]

@@ -135,6 +135,8 @@ impl<D: VirtioDevice> Transport<D> {
         self.device.reset();
         if transport.status & status::DRIVER_OK != 0 {
             self.device.activate(transport.driver_features);
+        } else {
+            self.device.mute();
         }
         self.device
             .restore(&state.device)
@@ -201,6 +203,7 @@ impl<D: VirtioDevice> Transport<D> {
     }
 
     fn reset(&mut self) {
+        self.device.mute();
         self.device.reset();
         self.queues.iter_mut().for_each(VirtQueue::reset);
         self.driver_features = 0;

@@ -15,7 +15,9 @@ use proptest::prelude::*;
 
 use super::request::{self, Data, Limits, Request, Status};
 use super::*;
-use crate::virtio::testing::{BUFFERS, Desc, Driver, RAM_SIZE, readable, writable};
+use crate::virtio::testing::{
+    BUFFERS, Desc, Driver, RAM_SIZE, assert_survives_hostile_rings, readable, writable,
+};
 use crate::virtio::transport::VirtioRestoreError;
 use crate::virtio::{DeviceRestoreError, F_EVENT_IDX};
 
@@ -265,6 +267,11 @@ fn one_call_moves_a_bounded_number_of_bytes() {
     driver.offer(0, &chain);
     let _ = driver.notify(0);
     assert_eq!(driver.get(STATUS, 1), [1]);
+}
+
+#[test]
+fn hostile_rings_are_survived() {
+    assert_survives_hostile_rings(0, || Block::read_only(0, image()).unwrap());
 }
 
 #[test]

@@ -49,6 +49,16 @@ fn a_driver_that_breaks_the_rules_needs_a_reset() {
 }
 
 #[test]
+fn hostile_rings_are_survived() {
+    let ends = std::cell::RefCell::new(Vec::new());
+    assert_survives_hostile_rings(TX, || {
+        let (net, host, poll) = net();
+        ends.borrow_mut().push((host, poll));
+        net
+    });
+}
+
+#[test]
 fn huge_lengths_take_no_time_and_no_memory() {
     let mut link = link(MERGEABLE);
     link.driver.offer(TX, &[readable(place(0), u32::MAX)]);
@@ -67,13 +77,11 @@ fn huge_lengths_take_no_time_and_no_memory() {
 
 #[test]
 fn an_index_that_jumps_needs_a_reset() {
-    for queue in [RX, TX] {
-        let mut link = link(MERGEABLE);
-        link.driver.rings[queue].set_avail_idx(&link.driver.ram, 1000);
-        link.arrive(&frame(100, 1));
-        link.driver.notify(queue);
-        assert!(link.driver.needs_reset());
-    }
+    let mut link = link(MERGEABLE);
+    link.driver.rings[RX].set_avail_idx(&link.driver.ram, 1000);
+    link.arrive(&frame(100, 1));
+    link.driver.notify(RX);
+    assert!(link.driver.needs_reset());
 }
 
 #[derive(Debug, Clone)]

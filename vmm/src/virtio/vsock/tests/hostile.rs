@@ -131,6 +131,12 @@ fn a_packet_shorter_than_it_says_resets_its_connection() {
 }
 
 #[test]
+fn hostile_rings_are_survived() {
+    let poll = HostPoll::new().unwrap();
+    assert_survives_hostile_rings(TX, || Vsock::new(poll.device(0)));
+}
+
+#[test]
 fn buffers_outside_memory_need_a_reset() {
     let (mut guest, _host) = Guest::connected();
     guest

@@ -29,7 +29,9 @@ use super::connection::Connection;
 use super::packet::*;
 use super::*;
 use crate::poll::{HostFd, HostPoll, Interest};
-use crate::virtio::testing::{BUFFERS, Driver, RAM_SIZE, readable, writable};
+use crate::virtio::testing::{
+    BUFFERS, Driver, RAM_SIZE, assert_survives_hostile_rings, readable, writable,
+};
 use crate::virtio::transport::{MmioDevice, Signals, VirtioRestoreError};
 use crate::virtio::{COMMON_FEATURES, DeviceRestoreError, VirtioDevice};
 
