@@ -180,6 +180,9 @@ fn failed(error_type: Option<String>, body: Vec<u8>) -> Outcome {
 
 /// What is left to do after the answer, which the caller does not wait for: in the guest,
 /// extensions finish; here, the log is written.
+///
+/// It holds the channel, and is to be kept until the reset is over: a guest that sees its
+/// channel end before its vCPUs stop restarts the machine, which no reset can put back.
 #[derive(Debug)]
 pub struct Rest {
     channel: Channel,
@@ -211,7 +214,7 @@ impl Rest {
     ///
     /// # Errors
     /// When it does not come in time, or something else does.
-    pub async fn finish(mut self) -> Result<(), Doubt> {
+    pub async fn finish(&mut self) -> Result<(), Doubt> {
         let Some(limit) = self.limit else {
             self.log.finish();
             return Ok(());

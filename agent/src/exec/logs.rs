@@ -113,7 +113,7 @@ impl FunctionLog {
     }
 
     /// Ends the log.
-    pub fn finish(mut self) {
+    pub fn finish(&mut self) {
         self.show_platform();
         let (environment, occasion) = (self.environment, &self.occasion);
         self.stdout

@@ -17,7 +17,7 @@ use super::records::{RecordStatus, RequestRecord};
 use crate::admission::Ticket;
 use crate::config::Fill;
 use crate::exec::{
-    Completed, Doubt, Environment, Invocation, InvokeFacts, Outcome, Poison, Sink, elapsed_ns,
+    Completed, Doubt, Environment, Invocation, InvokeFacts, Outcome, Poison, Rest, Sink, elapsed_ns,
 };
 use crate::lease::{Lease, Principal, ResetOutcome};
 use crate::snapshots::{Disks, Snapshot, SnapshotError};
@@ -159,7 +159,7 @@ impl Node {
                     outcome,
                     log_tail,
                     mut doubt,
-                    rest,
+                    mut rest,
                     ..
                 } = completed;
                 let _ = reply.send(Ok(Answer { outcome, log_tail }));
@@ -173,7 +173,7 @@ impl Node {
                     }
                 };
                 doubt = doubt.or(finished.err());
-                self.release(course.request, lease, doubt);
+                self.release(course.request, lease, doubt, rest);
             }
             Some(Err(source)) => {
                 self.metrics.request(RequestEnd::NotRun);
@@ -301,13 +301,21 @@ impl Node {
         });
     }
 
-    /// Gives the environment back, and notes what its reset cost.
-    fn release(&self, request: RequestId, lease: Lease<Environment>, doubt: Option<Doubt>) {
+    /// Gives the environment back, and notes what its reset cost. The rest of the request
+    /// is kept as long.
+    fn release(
+        &self,
+        request: RequestId,
+        lease: Lease<Environment>,
+        doubt: Option<Doubt>,
+        rest: Rest,
+    ) {
         let outcome = lease.finish(doubt);
         let records = Arc::clone(&self.records);
         // Bounded by the reset's own bound: the pool answers or drops the sender.
         tokio::spawn(async move {
             let outcome = outcome.await;
+            drop(rest);
             records.finish(&request, |record| match outcome {
                 Ok(ResetOutcome::Reset { report, verified }) => {
                     record.verified = verified;

@@ -78,17 +78,17 @@ fn a_fork_bomb_a_full_disk_and_stragglers_end_with_their_request() {
 #[test]
 fn tmp_holds_what_the_description_says_and_is_empty_in_the_next_request() {
     let agent = shared();
-    let more = ["--memory", "512", "--ephemeral-storage", "100"];
+    let more = ["--memory", "256", "--ephemeral-storage", "70"];
     let created = agent.create(
         "storage",
         &code("hostile"),
         &[&more[..], &["--timeout", "60"]].concat(),
     );
     assert!(created.success, "{created:?}");
-    assert_eq!(agent.function("storage")["ephemeral_storage_mb"], 100);
+    assert_eq!(agent.function("storage")["ephemeral_storage_mb"], 70);
     for _ in 0..2 {
         let found = agent.call("storage", &json!({"do": "full_tmp"}));
-        assert_eq!(found, json!({"before": [], "error": "ENOSPC", "mib": 100}));
+        assert_eq!(found, json!({"before": [], "error": "ENOSPC", "mib": 70}));
     }
     let more = ["--memory", "128", "--ephemeral-storage", "512"];
     agent
