@@ -9,8 +9,13 @@ use vsock::VsockStream;
 
 /// Where `peer-init` listens.
 const PORT: u32 = 5000;
-/// How long one attempt may take. A machine that was just restored resets what was
-/// under way; the next attempt gets through.
+/// How long the first attempt may take: many times what a guest needs. A machine that was
+/// just restored resets what was under way, and its host does not always hear of it; the next
+/// attempt gets through, and must not come late.
+const FIRST_ATTEMPT: Duration = Duration::from_millis(5);
+/// Each later attempt may take so many times as long as the one before.
+const MORE_PATIENCE: u32 = 4;
+/// How long any attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// Between two attempts that failed at once.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -37,26 +42,30 @@ impl Dial {
     /// # Errors
     /// Those of the last attempt.
     pub fn ask(&self, line: &str, limit: Duration) -> io::Result<String> {
-        let begin = Instant::now();
+        let (begin, mut patience) = (Instant::now(), FIRST_ATTEMPT);
         loop {
-            match self.attempt(line) {
+            match self.attempt(line, patience) {
                 Ok(answer) => return Ok(answer),
                 Err(error) if begin.elapsed() >= limit => return Err(error),
+                // It heard nothing, which is not a refusal.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    patience = (patience * MORE_PATIENCE).min(ATTEMPT);
+                }
                 Err(_) => std::thread::sleep(PAUSE),
             }
         }
     }
 
-    fn attempt(&self, line: &str) -> io::Result<String> {
+    fn attempt(&self, line: &str, patience: Duration) -> io::Result<String> {
         match self {
             Self::Vsock { cid } => {
                 let stream = VsockStream::connect_with_cid_port(*cid, PORT)?;
-                stream.set_read_timeout(Some(ATTEMPT))?;
+                stream.set_read_timeout(Some(patience))?;
                 exchange(&stream, &stream, line)
             }
             Self::Unix { path } => {
                 let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(ATTEMPT))?;
+                stream.set_read_timeout(Some(patience))?;
                 let greeting = exchange(&stream, &stream, &format!("CONNECT {PORT}\n"))?;
                 if !greeting.starts_with("OK ") {
                     return Err(io::ErrorKind::ConnectionRefused.into());
