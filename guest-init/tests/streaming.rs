@@ -189,6 +189,29 @@ Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n200000\\r\\n' $base 
 }
 
 #[test]
+fn a_child_that_keeps_its_parents_broken_stream_does_not_keep_it_from_ending() {
+    let mut env = Environment::started(&format!(
+        "{SHELL_CLIENT} next
+        printf 'POST %s/invocation/%s/response HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\
+Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n5\\r\\nhello\\r\\n' $base $id >&3
+        sleep 600 & exit 1"
+    ));
+    env.expect_ready(snapback_proto::guest::ReadyPoint::Next);
+    env.resume(1);
+    let request = env.invoke(1, b"{}");
+    assert!(matches!(
+        env.message().0,
+        GuestMessage::StreamStarted { .. }
+    ));
+    assert_eq!(
+        env.message(),
+        (GuestMessage::StreamChunk, b"hello".to_vec())
+    );
+    let truncated = ended(&request, Some("Runtime.TruncatedResponse"));
+    assert_eq!(env.message().0, truncated);
+}
+
+#[test]
 fn output_written_before_the_end_comes_before_it() {
     let mut env = Environment::started(&format!(
         "{SHELL_CLIENT} next

@@ -1,12 +1,21 @@
 //! What the end of a process means.
 
+use std::time::{Duration, Instant};
+
 use snapback_proto::guest::{ExitStatus, GuestMessage};
 use snapback_proto::ids::RequestId;
 
 use super::{Failure, Guest, GuestError};
 use crate::extensions::state as extension;
+use crate::poller::Token;
 use crate::runtime_api::errors::{FunctionError, ending};
+use crate::runtime_api::server::MAX_CONNECTIONS;
 use crate::runtime_api::state::{Effect, Event, State};
+
+/// Longest wait for the rest of a call whose process has ended. The kernel delivers it
+/// and the connection's end without delay; only a child that keeps the connection
+/// makes it as long as this.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 
 impl Guest {
     pub(super) fn on_process_ended(&mut self, place: u8) -> Result<(), GuestError> {
@@ -39,6 +48,45 @@ impl Guest {
         let ended = &self.ended;
         self.processes
             .retain(|(place, _)| !ended.iter().any(|(of, _)| of == place));
+    }
+
+    /// Whether all that the ended processes said has been read: it counts before their
+    /// ends. A runtime that answers and exits has answered.
+    ///
+    /// Some of it may still be on its way through the kernel, or wait for room in the
+    /// channel. A connection that a child keeps open is not waited for without bound.
+    pub(super) fn is_all_said(&mut self) -> Result<bool, GuestError> {
+        self.hear_what_is_there()?;
+        if self.is_stream_paused() {
+            self.last_words = None;
+            return Ok(false);
+        }
+        let now = Instant::now();
+        let limit = *self.last_words.get_or_insert(now + LAST_WORDS_LIMIT);
+        let all = now >= limit || !self.server.is_hearing();
+        if all {
+            self.last_words = None;
+        }
+        Ok(all)
+    }
+
+    fn hear_what_is_there(&mut self) -> Result<(), GuestError> {
+        for _ in 0..MAX_CONNECTIONS {
+            let ready = self.poller.poll().map_err(GuestError::during("poll"))?;
+            let calls = ready.filter(|t| matches!(t, Token::Listener | Token::Connection(_)));
+            let calls: Vec<_> = calls.collect();
+            if calls.is_empty() {
+                break;
+            }
+            self.turn(calls.into_iter())?;
+        }
+        Ok(())
+    }
+
+    /// When the ends have to be looked at again, if there are any.
+    pub(super) fn last_words_deadline(&self) -> Option<Instant> {
+        let due = !self.ended.is_empty() && !self.is_stream_paused();
+        due.then(|| self.last_words.unwrap_or_else(Instant::now))
     }
 
     /// Tells the state machines of the ends.

@@ -44,7 +44,7 @@ use crate::poller::{Interest, Poller, Token};
 use crate::process::{Layout, Orphans, Process};
 use crate::resume::{Machine, ResumeError};
 use crate::runtime_api::connection::Received;
-use crate::runtime_api::server::{MAX_CONNECTIONS, Server};
+use crate::runtime_api::server::Server;
 use crate::runtime_api::state::{Event, State};
 use crate::telemetry::Telemetry;
 use ending::Ending;
@@ -127,6 +127,8 @@ pub struct Guest {
     processes: Vec<(u8, Process)>,
     /// How they ended, until the state machines have been told.
     ended: Vec<(u8, ExitStatus)>,
+    /// Until when what they were saying may still arrive.
+    last_words: Option<Instant>,
     /// What the agent said of the function, once it has.
     init: Option<Init>,
     /// The runtime has been started.
@@ -209,6 +211,7 @@ impl Guest {
             orphans: parts.orphans,
             processes: Vec::new(),
             ended: Vec::new(),
+            last_words: None,
             init: None,
             started: None,
             reported: false,
@@ -241,9 +244,7 @@ impl Guest {
                 .wait(limit)
                 .map_err(GuestError::during("wait"))?;
             self.turn(ready)?;
-            // What it sent before it ended is not all read as long as it is paused.
-            if !self.ended.is_empty() && !self.streamer.is_some_and(|s| s.paused) {
-                self.settle()?;
+            if !self.ended.is_empty() && self.is_all_said()? {
                 self.on_exits()?;
             }
             self.advance()?;
@@ -269,26 +270,14 @@ impl Guest {
         Ok(())
     }
 
-    /// The runtime has ended: whatever it said before that is there already, and
-    /// counts first. A runtime that answers and exits has answered.
-    fn settle(&mut self) -> Result<(), GuestError> {
-        for _ in 0..MAX_CONNECTIONS {
-            let ready = self.poller.poll().map_err(GuestError::during("poll"))?;
-            let calls = ready.filter(|t| matches!(t, Token::Listener | Token::Connection(_)));
-            let calls: Vec<_> = calls.collect();
-            if calls.is_empty() {
-                break;
-            }
-            self.turn(calls.into_iter())?;
-        }
-        Ok(())
-    }
-
     /// How long the loop may wait for something to happen.
     fn patience(&self) -> Option<Duration> {
         let ending = self.ending.as_ref().and_then(Ending::deadline);
-        let next = [ending, self.telemetry.deadline(), self.channel.due()];
-        let next = next.into_iter().flatten().min()?;
+        let others = [self.telemetry.deadline(), self.channel.due()];
+        let next = [ending, self.last_words_deadline()]
+            .into_iter()
+            .chain(others);
+        let next = next.flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -320,10 +309,14 @@ impl Guest {
         if self.may_log() {
             self.logs.watch(true, &self.poller)?;
         }
-        if self.streamer.is_some_and(|s| s.paused) && !self.is_stream_full() {
+        if self.is_stream_paused() && !self.is_stream_full() {
             self.pause_stream(false)?;
         }
         Ok(())
+    }
+
+    fn is_stream_paused(&self) -> bool {
+        self.streamer.is_some_and(|s| s.paused)
     }
 
     fn is_stream_full(&self) -> bool {

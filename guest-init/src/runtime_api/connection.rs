@@ -213,6 +213,12 @@ impl Connection {
         self.waiting
     }
 
+    /// Whether a call has come in part.
+    #[must_use]
+    pub fn is_hearing(&self) -> bool {
+        self.incoming.is_some() || (!self.waiting && !self.decoder.is_idle())
+    }
+
     /// Whether nothing is going on.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -108,6 +108,13 @@ impl Server {
         }
     }
 
+    /// Whether some client is in the middle of a call.
+    #[must_use]
+    pub fn is_hearing(&self) -> bool {
+        let mut connections = self.slots.iter().flatten();
+        connections.any(|slot| slot.connection.is_hearing())
+    }
+
     /// Reads from a connection no more, or again: its sender waits meanwhile.
     ///
     /// # Errors
