@@ -11,7 +11,7 @@ mod vmm;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +33,14 @@ const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x2a];
 /// As the agent's, but with warnings shown: what a guest's kernel complains about.
 const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=5 reboot=k panic=-1 pci=off \
      random.trust_cpu=on tsc=reliable";
+
+/// How a guest is let go.
+const RUN: Run = Run {
+    hub: false,
+    barrier: false,
+};
+/// The name of the command that brings a snapshot.
+const RESTORE: &str = "restore";
 
 /// A machine could not be driven.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +76,10 @@ pub enum MachineError {
 pub(crate) fn prepare(doing: impl Into<String>) -> impl FnOnce(io::Error) -> MachineError {
     let doing = doing.into();
     move |source| MachineError::Prepare { doing, source }
+}
+
+fn is_running(reply: &Reply) -> bool {
+    matches!(reply, Reply::Running { .. })
 }
 
 /// What a machine runs.
@@ -178,19 +190,47 @@ impl<'a> Snapshot<'a> {
     /// # Errors
     /// When a file is missing or the VMM refuses.
     pub fn restore(&self, vmm: Vmm) -> Result<Machine, MachineError> {
+        let console = self.load(&vmm, None)?;
+        vmm.answered(RESTORE, |reply| matches!(reply, Reply::Restored))?;
+        Ok(Machine { vmm, console })
+    }
+
+    /// Restores it and lets its guest run, as an agent does: in one command, with what
+    /// `say` writes waiting in the channel. The machine is there when `hear` has heard
+    /// its guest.
+    ///
+    /// # Errors
+    /// When a file is missing or the VMM refuses, and those of the two.
+    pub fn live<T, E: From<MachineError>>(
+        &self,
+        vmm: Vmm,
+        say: impl FnOnce(&UnixStream) -> Result<(), E>,
+        hear: impl FnOnce(&UnixStream) -> Result<T, E>,
+    ) -> Result<(Machine, T), E> {
+        let (stream, theirs) = channel()?;
+        say(&stream)?;
+        let console = self.load(&vmm, Some(theirs))?;
+        let heard = hear(&stream)?;
+        vmm.answered(RESTORE, is_running)?;
+        Ok((Machine { vmm, console }, heard))
+    }
+
+    /// Gives the command to restore it, and to run it if there is a channel.
+    fn load(&self, vmm: &Vmm, channel: Option<OwnedFd>) -> Result<Console, MachineError> {
         let (console, serial) = Console::new()?;
         let disks = open_all(self.software)?;
         let mut fds = vec![self.memory.as_fd(), self.state.as_fd(), serial.as_fd()];
         fds.extend(disks.iter().map(AsFd::as_fd));
         fds.push(self.link.tap());
+        fds.extend(channel.iter().map(AsFd::as_fd));
         let command = Command::Restore {
             devices: devices(self.software),
             lazy: false,
             written: Vec::new(),
-            run: None,
+            run: channel.as_ref().map(|_| RUN),
         };
-        vmm.expect(&command, &fds, |reply| matches!(reply, Reply::Restored))?;
-        Ok(Machine { vmm, console })
+        vmm.tell(&command, &fds)?;
+        Ok(console)
     }
 }
 
@@ -212,15 +252,28 @@ impl Machine {
     /// When the VMM refuses.
     pub fn run(&self) -> Result<UnixStream, MachineError> {
         let (stream, theirs) = channel()?;
-        let command = Command::Run(Run {
-            hub: false,
-            barrier: false,
-        });
-        let fds: [BorrowedFd<'_>; 1] = [theirs.as_fd()];
-        self.vmm.expect(&command, &fds, |reply| {
-            matches!(reply, Reply::Running { .. })
-        })?;
+        self.vmm
+            .expect(&Command::Run(RUN), &[theirs.as_fd()], is_running)?;
         Ok(stream)
+    }
+
+    /// Lets the guest run as an agent does: with what `say` writes waiting in the channel,
+    /// and without waiting for anything but what `hear` hears.
+    ///
+    /// # Errors
+    /// When the VMM refuses, and those of the two.
+    pub fn live<T, E: From<MachineError>>(
+        &self,
+        say: impl FnOnce(&UnixStream) -> Result<(), E>,
+        hear: impl FnOnce(&UnixStream) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let (stream, theirs) = channel()?;
+        say(&stream)?;
+        let command = Command::Run(RUN);
+        self.vmm.tell(&command, &[theirs.as_fd()])?;
+        let heard = hear(&stream)?;
+        self.vmm.answered(command.name(), is_running)?;
+        Ok(heard)
     }
 
     /// Puts everything back.
@@ -230,7 +283,7 @@ impl Machine {
     pub fn reset(&self) -> Result<ResetReport, MachineError> {
         match self.vmm.ask(&Command::RESET, &[])? {
             Reply::Reset(report) => Ok(report),
-            other => Err(self.vmm.refused(&Command::RESET, &other)),
+            other => Err(self.vmm.refused(Command::RESET.name(), &other)),
         }
     }
 
@@ -241,7 +294,7 @@ impl Machine {
     pub fn differences(&self) -> Result<Vec<String>, MachineError> {
         match self.vmm.ask(&Command::Verify, &[])? {
             Reply::Verified { differences } => Ok(differences),
-            other => Err(self.vmm.refused(&Command::Verify, &other)),
+            other => Err(self.vmm.refused(Command::Verify.name(), &other)),
         }
     }
 

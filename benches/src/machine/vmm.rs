@@ -82,24 +82,54 @@ impl Vmm {
         self.process.id()
     }
 
+    /// Gives a command, to which there will be an answer.
+    pub(super) fn tell(
+        &self,
+        command: &Command,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), MachineError> {
+        control::send(&self.socket, command, fds).map_err(|source| MachineError::Silent {
+            command: command.name(),
+            source,
+        })
+    }
+
+    /// Waits for the answer to a command of that name.
+    fn answer(&self, command: &'static str) -> Result<Reply, MachineError> {
+        let received = control::receive(&self.socket);
+        match received
+            .map_err(|source| MachineError::Silent { command, source })?
+            .0
+        {
+            VmmMessage::Reply(reply) => Ok(reply),
+            VmmMessage::Event(event) => Err(MachineError::Refused {
+                command,
+                answer: format!("{event:?}"),
+            }),
+        }
+    }
+
+    /// Waits for the answer to a command of that name, and refuses others than the wanted.
+    pub(super) fn answered(
+        &self,
+        command: &'static str,
+        wanted: impl FnOnce(&Reply) -> bool,
+    ) -> Result<(), MachineError> {
+        let reply = self.answer(command)?;
+        if wanted(&reply) {
+            return Ok(());
+        }
+        Err(self.refused(command, &reply))
+    }
+
     /// Gives a command and returns the answer to it.
     pub(super) fn ask(
         &self,
         command: &Command,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Reply, MachineError> {
-        let silent = |source| MachineError::Silent {
-            command: command.name(),
-            source,
-        };
-        control::send(&self.socket, command, fds).map_err(silent)?;
-        match control::receive(&self.socket).map_err(silent)?.0 {
-            VmmMessage::Reply(reply) => Ok(reply),
-            VmmMessage::Event(event) => Err(MachineError::Refused {
-                command: command.name(),
-                answer: format!("{event:?}"),
-            }),
-        }
+        self.tell(command, fds)?;
+        self.answer(command.name())
     }
 
     pub(super) fn expect(
@@ -108,16 +138,13 @@ impl Vmm {
         fds: &[BorrowedFd<'_>],
         wanted: impl FnOnce(&Reply) -> bool,
     ) -> Result<(), MachineError> {
-        let reply = self.ask(command, fds)?;
-        if wanted(&reply) {
-            return Ok(());
-        }
-        Err(self.refused(command, &reply))
+        self.tell(command, fds)?;
+        self.answered(command.name(), wanted)
     }
 
-    pub(super) fn refused(&self, command: &Command, reply: &Reply) -> MachineError {
+    pub(super) fn refused(&self, command: &'static str, reply: &Reply) -> MachineError {
         MachineError::Refused {
-            command: command.name(),
+            command,
             answer: format!("{reply:?}"),
         }
     }

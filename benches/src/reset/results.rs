@@ -83,15 +83,18 @@ fn throughput(report: &Report, runtime: &str) -> Option<(bool, String)> {
         Some(find(report, "reset/throughput", &wanted)?.p50)
     };
     let (with, without) = (rate(true)?, rate(false)?);
-    let share = with / without.max(f64::MIN_POSITIVE);
-    let detail = format!(
-        "{} req/s with resets, {} without: {:.0} %, at least {:.0} %",
-        number(with),
-        number(without),
-        share * 100.0,
-        THROUGHPUT * 100.0
-    );
-    Some((share >= THROUGHPUT, detail))
+    Some(share(with, without, |with, without| {
+        format!("{with} req/s with resets, {without} without")
+    }))
+}
+
+/// Whether enough is left of a whole, with the words for both.
+fn share(part: f64, whole: f64, words: impl FnOnce(String, String) -> String) -> (bool, String) {
+    let share = part / whole.max(f64::MIN_POSITIVE);
+    let words = words(number(part), number(whole));
+    let (percent, least) = (share * 100.0, THROUGHPUT * 100.0);
+    let detail = format!("{words}: {percent:.0} %, at least {least:.0} %");
+    (share >= THROUGHPUT, detail)
 }
 
 /// The share of its time that a machine has for its guest when every request is the first
@@ -101,15 +104,9 @@ fn first_requests(report: &Report, runtime: &str) -> Option<(bool, String)> {
     let guest = find(report, "reset/first_request", &of)?.p50;
     let wanted = [("runtime", json!(runtime)), ("reset", json!(true))];
     let whole = 1e3 / find(report, "reset/throughput", &wanted)?.p50;
-    let share = guest / whole.max(f64::MIN_POSITIVE);
-    let detail = format!(
-        "{} of {} ms are the guest's: {:.0} %, at least {:.0} %",
-        number(guest),
-        number(whole),
-        share * 100.0,
-        THROUGHPUT * 100.0
-    );
-    Some((share >= THROUGHPUT, detail))
+    Some(share(guest, whole, |guest, whole| {
+        format!("{guest} of {whole} ms are the guest's")
+    }))
 }
 
 /// What a page costs beyond the fiftieth, up to a thousand.

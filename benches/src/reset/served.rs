@@ -9,6 +9,7 @@
 //! takes the guest.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -106,14 +107,17 @@ fn batches(
     Ok(samples)
 }
 
-/// The second samples are of what the guest alone needs in such a life, in milliseconds.
+/// The second samples are of what the guest alone needs in such a life, in milliseconds:
+/// from the command that lets it run to its answer.
 fn with_resets(machine: &Machine, count: u32) -> Result<(Samples, Samples), ResetError> {
     let mut guest = Samples::new("ms");
     let rate = batches(count, || {
-        let stream = machine.run()?;
         let begin = Instant::now();
-        request(&stream)?;
-        guest.push(milliseconds(begin.elapsed()));
+        machine.live(ask, |stream| {
+            hear(stream)?;
+            guest.push(milliseconds(begin.elapsed()));
+            Ok::<_, ResetError>(())
+        })?;
         machine.reset()?;
         Ok(())
     })?;
@@ -122,14 +126,17 @@ fn with_resets(machine: &Machine, count: u32) -> Result<(Samples, Samples), Rese
 
 fn without(machine: &Machine, count: u32) -> Result<Samples, ResetError> {
     let stream = machine.run()?;
-    batches(count, || request(&stream))
+    batches(count, || {
+        ask(&stream)?;
+        hear(&stream)
+    })
 }
 
 /// The next machine's process is made within the time: somebody has to.
 fn destroyed(snapshot: &Snapshot<'_>, count: u32) -> Result<Samples, ResetError> {
     batches(count, || {
-        let machine = snapshot.restore(snapshot.blank()?)?;
-        request(&machine.run()?)
+        snapshot.live(snapshot.blank()?, ask, hear)?;
+        Ok(())
     })
 }
 
@@ -191,8 +198,8 @@ fn initialise(mut stream: &UnixStream, function: &Function) -> Result<(), ResetE
     })
 }
 
-/// One request, from the resume to the answer.
-fn request(mut stream: &UnixStream) -> Result<(), ResetError> {
+/// Writes a request as an agent does: with the resume before it, at once.
+fn ask(mut stream: &UnixStream) -> Result<(), ResetError> {
     let resume = Resume {
         generation: 1,
         entropy: [7; 64],
@@ -202,10 +209,6 @@ fn request(mut stream: &UnixStream) -> Result<(), ResetError> {
             ..Identity::default()
         },
     };
-    write_frame(&mut stream, &HostMessage::Resume(resume), b"").map_err(broken)?;
-    expect(stream, |message| {
-        matches!(message, GuestMessage::Resumed { .. })
-    })?;
     let invoke = Invoke {
         request: RequestId::from_random([9; 16]),
         deadline_ms: wall_clock_ns() / 1_000_000 + 60_000,
@@ -214,7 +217,18 @@ fn request(mut stream: &UnixStream) -> Result<(), ResetError> {
         client_context: None,
         tenant_id: None,
     };
-    write_frame(&mut stream, &HostMessage::Invoke(invoke), b"{}").map_err(broken)?;
+    let mut bytes = Vec::new();
+    write_frame(&mut bytes, &HostMessage::Resume(resume), b"").map_err(broken)?;
+    write_frame(&mut bytes, &HostMessage::Invoke(invoke), b"{}").map_err(broken)?;
+    let written = stream.write_all(&bytes);
+    Ok(written.map_err(prepare("write a request to the channel"))?)
+}
+
+/// Reads the confirmation and the answer.
+fn hear(stream: &UnixStream) -> Result<(), ResetError> {
+    expect(stream, |message| {
+        matches!(message, GuestMessage::Resumed { .. })
+    })?;
     expect(stream, |message| {
         matches!(message, GuestMessage::Response { more: false, .. })
     })
