@@ -281,7 +281,26 @@ impl Machine {
     /// # Errors
     /// When the VMM cannot.
     pub fn reset(&self) -> Result<ResetReport, MachineError> {
-        match self.vmm.ask(&Command::RESET, &[])? {
+        self.vmm.tell(&Command::RESET, &[])?;
+        self.was_reset()
+    }
+
+    /// Lets the guest run, and puts everything back so long after the command to run.
+    ///
+    /// # Errors
+    /// When the VMM refuses.
+    pub fn cut_short(&self, after: Duration) -> Result<ResetReport, MachineError> {
+        let (_stream, theirs) = channel()?;
+        let command = Command::Run(RUN);
+        self.vmm.tell(&command, &[theirs.as_fd()])?;
+        std::thread::sleep(after);
+        self.vmm.tell(&Command::RESET, &[])?;
+        self.vmm.answered(command.name(), is_running)?;
+        self.was_reset()
+    }
+
+    fn was_reset(&self) -> Result<ResetReport, MachineError> {
+        match self.vmm.answer(Command::RESET.name())? {
             Reply::Reset(report) => Ok(report),
             other => Err(self.vmm.refused(Command::RESET.name(), &other)),
         }

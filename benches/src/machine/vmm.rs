@@ -95,7 +95,7 @@ impl Vmm {
     }
 
     /// Waits for the answer to a command of that name.
-    fn answer(&self, command: &'static str) -> Result<Reply, MachineError> {
+    pub(super) fn answer(&self, command: &'static str) -> Result<Reply, MachineError> {
         let received = control::receive(&self.socket);
         match received
             .map_err(|source| MachineError::Silent { command, source })?

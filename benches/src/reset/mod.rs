@@ -19,6 +19,7 @@ mod many;
 mod pages;
 mod results;
 mod served;
+mod steps;
 mod writer;
 
 use std::path::PathBuf;

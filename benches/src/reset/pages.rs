@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use serde_json::json;
-use snapback_proto::control::ResetReport;
 
 use super::ResetError;
+use super::steps;
 use super::writer::{self, Life, Work};
 use crate::machine::Machine;
 use crate::progress;
-use crate::report::{Report, Samples, milliseconds, whole};
+use crate::report::{Report, Samples};
 
 /// Pages of a request.
 const PAGES: [u32; 6] = [0, 50, 200, 1000, 5000, 20_000];
 /// Requests after which no page is hot that is not written any more.
 const COOL_DOWN: u32 = 70;
+/// How long guests run that have no request, from the command that lets them.
+pub const CUT_AFTER_US: [u64; 5] = [150, 200, 250, 300, 500];
 /// Requests before the first sample: pages become the machine's own, and hot.
 const WARM_UP: u32 = 4;
 /// Samples of each row.
@@ -84,14 +86,20 @@ pub fn measure(machine: &Machine, quick: bool, report: &mut Report) -> Result<()
     again(machine, quick, report)
 }
 
-/// A guest that has woken up and waits: fewer pages than any request has.
+/// Guests that are cut short while they wake up: fewer pages than any request has.
 fn few(machine: &Machine, quick: bool, report: &mut Report) -> Result<(), ResetError> {
-    progress::step("no request at all");
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
-    series(machine, WARM_UP, |_| Work::Nothing)?;
-    let lives = series(machine, rounds, |_| Work::Nothing)?;
-    rows(report, json!("none"), Policy::Hot, &lives);
-    super::compare(machine, "no request", report)
+    for micros in CUT_AFTER_US {
+        progress::step(&format!("no request, {micros} µs"));
+        let cut = || machine.cut_short(Duration::from_micros(micros));
+        for _ in 0..WARM_UP {
+            cut()?;
+        }
+        let resets = (0..rounds).map(|_| cut()).collect::<Result<Vec<_>, _>>()?;
+        steps::rows(report, &[("cut_after_us", json!(micros))], &resets);
+        super::compare(machine, &format!("no request, {micros} µs"), report)?;
+    }
+    Ok(())
 }
 
 /// Writes without a reset before them: what the first write after one has to be held
@@ -112,6 +120,13 @@ fn again(machine: &Machine, quick: bool, report: &mut Report) -> Result<(), Rese
     Ok(())
 }
 
+/// The rows of such lives' resets.
+fn rows(report: &mut Report, pages: serde_json::Value, policy: Policy, lives: &[Life]) {
+    let resets: Vec<_> = lives.iter().map(|life| life.reset).collect();
+    let params = [("pages", pages), ("policy", json!(policy.word()))];
+    steps::rows(report, &params, &resets);
+}
+
 fn series(
     machine: &Machine,
     rounds: u32,
@@ -128,38 +143,4 @@ fn first_write(pages: u32, lives: &[Life]) -> Samples {
         samples.push(life.wrote.as_secs_f64() * 1e9 / f64::from(pages));
     }
     samples
-}
-
-fn rows(report: &mut Report, pages: serde_json::Value, policy: Policy, lives: &[Life]) {
-    type Step = fn(&ResetReport) -> u64;
-    let steps: [(&str, Step); 9] = [
-        ("reset/pages", |r| r.total_ns),
-        ("reset/pause", |r| r.pause_ns),
-        ("reset/state", |r| r.state_ns),
-        ("reset/state_host", |r| r.host_ns),
-        ("reset/state_devices", |r| r.devices_ns),
-        ("reset/state_interrupts", |r| r.interrupts_ns),
-        ("reset/state_processors", |r| r.processors_ns),
-        ("reset/collect", |r| r.collect_ns),
-        ("reset/copy", |r| r.pages_ns.saturating_sub(r.collect_ns)),
-    ];
-    let params = || [("pages", pages.clone()), ("policy", json!(policy.word()))];
-    for (name, step) in steps {
-        let mut samples = Samples::new("ms");
-        for life in lives {
-            samples.push(milliseconds(Duration::from_nanos(step(&life.reset))));
-        }
-        report.add(samples.row(name, params()));
-    }
-    let counts: [(&str, Step); 2] = [
-        ("reset/dirty_pages", |r| r.pages),
-        ("reset/hot_pages", |r| r.hot_pages),
-    ];
-    for (name, count) in counts {
-        let mut samples = Samples::new("pages");
-        for life in lives {
-            samples.push(whole(count(&life.reset)));
-        }
-        report.add(samples.row(name, params()));
-    }
 }

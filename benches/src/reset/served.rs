@@ -16,13 +16,14 @@ use std::process::{Command, Stdio};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use snapback_proto::control::ResetReport;
 use snapback_proto::frame::{FrameError, read_frame, write_frame};
 use snapback_proto::guest::{
     GuestMessage, HostMessage, Identity, Init, Invoke, LogFormat, Resume, VsockAccess,
 };
 use snapback_proto::ids::RequestId;
 
-use super::ResetError;
+use super::{ResetError, steps};
 use crate::function::Function;
 use crate::machine::{Link, Machine, Snapshot, Software, prepare};
 use crate::progress;
@@ -73,9 +74,11 @@ pub fn measure(
             let machine = snapshot.restore(snapshot.blank()?)?;
             let samples = match reset {
                 true => {
-                    let (samples, guest) = with_resets(&machine, batches)?;
-                    report.add(guest.row("reset/first_request", [("runtime", json!(runtime))]));
-                    samples
+                    let lives = with_resets(&machine, batches)?;
+                    let params = [("runtime", json!(runtime))];
+                    report.add(lives.guest.row("reset/first_request", params.clone()));
+                    steps::rows(report, &params, &lives.resets);
+                    lives.rate
                 }
                 false => without(&machine, batches)?,
             };
@@ -107,10 +110,17 @@ fn batches(
     Ok(samples)
 }
 
-/// The second samples are of what the guest alone needs in such a life, in milliseconds:
-/// from the command that lets it run to its answer.
-fn with_resets(machine: &Machine, count: u32) -> Result<(Samples, Samples), ResetError> {
+/// What requests showed that had a reset after each.
+struct Lives {
+    rate: Samples,
+    /// From the command that lets the guest run to its answer, in milliseconds.
+    guest: Samples,
+    resets: Vec<ResetReport>,
+}
+
+fn with_resets(machine: &Machine, count: u32) -> Result<Lives, ResetError> {
     let mut guest = Samples::new("ms");
+    let mut resets = Vec::new();
     let rate = batches(count, || {
         let begin = Instant::now();
         machine.live(ask, |stream| {
@@ -118,10 +128,14 @@ fn with_resets(machine: &Machine, count: u32) -> Result<(Samples, Samples), Rese
             guest.push(milliseconds(begin.elapsed()));
             Ok::<_, ResetError>(())
         })?;
-        machine.reset()?;
+        resets.push(machine.reset()?);
         Ok(())
     })?;
-    Ok((rate, guest))
+    Ok(Lives {
+        rate,
+        guest,
+        resets,
+    })
 }
 
 fn without(machine: &Machine, count: u32) -> Result<Samples, ResetError> {

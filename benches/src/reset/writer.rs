@@ -10,16 +10,12 @@ use snapback_proto::control::ResetReport;
 use super::ResetError;
 use crate::machine::{Link, Machine, Snapshot, Software};
 
-/// How long a guest may take from `Run` until it waits.
-const WAKING_UP: Duration = Duration::from_millis(3);
 /// Longest line of the guest, in bytes.
 const LINE: usize = 64;
 
 /// What one request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Nothing: the guest wakes up and waits.
-    Nothing,
     /// Writes so many pages, of this choice.
     Pages(u32, u32),
     /// Reads the disk and sends to the network.
@@ -76,10 +72,6 @@ pub fn live(machine: &Machine, work: Work) -> Result<Life, ResetError> {
 /// Has a guest that runs do `work`.
 pub fn ask(mut stream: &UnixStream, work: Work) -> Result<Duration, ResetError> {
     let words = match work {
-        Work::Nothing => {
-            std::thread::sleep(WAKING_UP);
-            return Ok(Duration::ZERO);
-        }
         Work::Pages(count, choice) => format!("{count} {choice}\n"),
         Work::Devices => "devices\n".to_owned(),
     };
