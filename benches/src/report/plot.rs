@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
 
+use super::table::number;
 use super::{Report, Row};
 
 /// Size of a bar with its margin, in pixels.
@@ -87,6 +88,14 @@ fn label(row: &Row) -> String {
     format!("{} {}", row.name, values.join(", "))
 }
 
+/// A duration as it stands beside its bar: in milliseconds unless nothing would be left of it.
+fn value(milliseconds: f64) -> String {
+    if milliseconds < 0.001 {
+        return format!("{} ns", number(milliseconds * 1e6));
+    }
+    number(milliseconds)
+}
+
 fn draw(title: &str, bars: &[Bar], path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let count = u32::try_from(bars.len())?;
     let area = SVGBackend::new(path, (WIDTH, count * BAR + 2 * MARGIN)).into_drawing_area();
@@ -113,11 +122,8 @@ fn draw(title: &str, bars: &[Bar], path: &Path) -> Result<(), Box<dyn std::error
         chart.draw_series([Rectangle::new([from, to], bar.colour.filled())])?;
         let style = ("sans-serif", 11).into_font().color(&BLACK);
         let (right, middle) = chart.backend_coord(&(bar.milliseconds, top - 0.3));
-        area.draw(&Text::new(
-            super::table::number(bar.milliseconds),
-            (right + 4, middle),
-            style.clone(),
-        ))?;
+        let value = value(bar.milliseconds);
+        area.draw(&Text::new(value, (right + 4, middle), style.clone()))?;
         area.draw(&Text::new(bar.label.clone(), (8, middle), style))?;
     }
     area.present()?;
@@ -127,6 +133,12 @@ fn draw(title: &str, bars: &[Bar], path: &Path) -> Result<(), Box<dyn std::error
 #[cfg(test)]
 mod tests {
     use super::super::tests::report;
+
+    #[test]
+    fn a_short_duration_is_not_shown_as_none() {
+        assert_eq!(super::value(0.25), "0.2500");
+        assert_eq!(super::value(0.000_020_4), "20.4 ns");
+    }
 
     #[test]
     fn every_duration_has_a_bar_with_its_name() {
