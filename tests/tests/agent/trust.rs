@@ -16,6 +16,9 @@ use crate::harness::{NO_BLANKS, TOUR, own_place, wait_for};
 const EVERY_RESET: &str = "[reset]\nverify_fraction = 1\n";
 const NO_RESET: &str = "[reset]\nverify_fraction = 0\n";
 
+/// How long a request naps during which something happens to its machine.
+const NAP_S: u64 = 6;
+
 /// The only VMM process that there is.
 fn only_machine(agent: &Agent) -> Process {
     let machines = agent.machines();
@@ -31,10 +34,10 @@ fn signal(process: Process, signal: Signal) {
 /// Runs `meddle` while a request naps; the request's answer.
 fn while_it_naps(agent: &Agent, meddle: impl FnOnce(Process)) -> Value {
     thread::scope(|scope| {
-        let napping = scope.spawn(|| agent.invoke(TOUR, &json!({"do": "nap", "seconds": 3})));
+        let napping = scope.spawn(|| agent.invoke(TOUR, &json!({"do": "nap", "seconds": NAP_S})));
         agent.wait_for_busy(1);
-        // The guest has confirmed, and the function runs.
-        thread::sleep(std::time::Duration::from_secs(1));
+        // The guest has confirmed, and the function runs, even in a machine that had to be made.
+        thread::sleep(std::time::Duration::from_secs(NAP_S / 2));
         meddle(only_machine(agent));
         let response = napping.join().unwrap();
         let record = agent.record(&response);
@@ -106,7 +109,7 @@ fn a_page_that_no_book_names_is_found_and_destroys_the_environment() {
     agent.call_recorded(TOUR, &json!({"do": "find"}));
     let seen = while_it_naps(&agent, change_a_page);
     assert_eq!(
-        seen["answer"]["napped"], 3,
+        seen["answer"]["napped"], NAP_S,
         "the caller has its answer: {seen}"
     );
     let destroyed = seen["record"]["destroyed"].as_str().unwrap_or_default();

@@ -45,7 +45,7 @@ pub use guest::{
 };
 
 const PAGE: u64 = 4096;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A VMM process and the agent's end of its control socket.
 pub struct Vmm {
