@@ -25,6 +25,25 @@ fn streaming() -> (Environment, Client, RequestId) {
     (env, client, request)
 }
 
+/// A guest whose runtime is a shell, has a request, has begun to stream and goes on with
+/// `rest`: descriptor 3 is its connection.
+fn streaming_shell(rest: &str) -> (Environment, RequestId) {
+    let mut env = Environment::started(&format!(
+        "{SHELL_CLIENT} next
+        printf 'POST %s/invocation/%s/response HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\
+Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n' $base $id >&3
+        {rest}"
+    ));
+    env.expect_ready(snapback_proto::guest::ReadyPoint::Next);
+    env.resume(1);
+    let request = env.invoke(1, b"{}");
+    assert!(matches!(
+        env.message().0,
+        GuestMessage::StreamStarted { .. }
+    ));
+    (env, request)
+}
+
 fn begin(request: &RequestId) -> Vec<u8> {
     format!(
         "POST /2018-06-01/runtime/invocation/{request}/response HTTP/1.1\r\n\
@@ -163,20 +182,10 @@ fn an_agent_that_does_not_read_stops_the_function_and_loses_nothing() {
 #[test]
 fn a_runtime_that_streams_its_answer_and_exits_has_answered() {
     // More than the channel takes at once, so that the end comes while it is full.
-    let mut env = Environment::started(&format!(
-        "{SHELL_CLIENT} next
-        printf 'POST %s/invocation/%s/response HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\
-Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n200000\\r\\n' $base $id >&3
-        head -c 2097152 /dev/zero >&3; printf '\\r\\n0\\r\\n\\r\\n' >&3; exit 1"
-    ));
-    env.expect_ready(snapback_proto::guest::ReadyPoint::Next);
-    env.resume(1);
-    let request = env.invoke(1, b"{}");
+    let (mut env, request) = streaming_shell(
+        "printf '200000\\r\\n' >&3; head -c 2097152 /dev/zero >&3; printf '\\r\\n0\\r\\n\\r\\n' >&3; exit 1",
+    );
     std::thread::sleep(std::time::Duration::from_millis(300));
-    assert!(matches!(
-        env.message().0,
-        GuestMessage::StreamStarted { .. }
-    ));
     let mut length = 0;
     let end = loop {
         match env.message() {
@@ -190,19 +199,7 @@ Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n200000\\r\\n' $base 
 
 #[test]
 fn a_child_that_keeps_its_parents_broken_stream_does_not_keep_it_from_ending() {
-    let mut env = Environment::started(&format!(
-        "{SHELL_CLIENT} next
-        printf 'POST %s/invocation/%s/response HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\
-Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n5\\r\\nhello\\r\\n' $base $id >&3
-        sleep 600 & exit 1"
-    ));
-    env.expect_ready(snapback_proto::guest::ReadyPoint::Next);
-    env.resume(1);
-    let request = env.invoke(1, b"{}");
-    assert!(matches!(
-        env.message().0,
-        GuestMessage::StreamStarted { .. }
-    ));
+    let (mut env, request) = streaming_shell("printf '5\\r\\nhello\\r\\n' >&3; sleep 10 & exit 1");
     assert_eq!(
         env.message(),
         (GuestMessage::StreamChunk, b"hello".to_vec())
@@ -213,19 +210,8 @@ Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n5\\r\\nhello\\r\\n' 
 
 #[test]
 fn output_written_before_the_end_comes_before_it() {
-    let mut env = Environment::started(&format!(
-        "{SHELL_CLIENT} next
-        printf 'POST %s/invocation/%s/response HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\
-Lambda-Runtime-Function-Response-Mode: streaming\\r\\n\\r\\n' $base $id >&3
-        echo in between; printf '2\\r\\nok\\r\\n0\\r\\n\\r\\n' >&3; answer; next"
-    ));
-    env.expect_ready(snapback_proto::guest::ReadyPoint::Next);
-    env.resume(1);
-    let request = env.invoke(1, b"{}");
-    assert!(matches!(
-        env.message().0,
-        GuestMessage::StreamStarted { .. }
-    ));
+    let (mut env, request) =
+        streaming_shell("echo in between; printf '2\\r\\nok\\r\\n0\\r\\n\\r\\n' >&3; answer; next");
     assert_eq!(env.message().1, b"ok");
     assert_eq!(env.message().0, ended(&request, None));
     assert_eq!(env.output_of(LogStream::Stdout), "in between\n");

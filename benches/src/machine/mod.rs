@@ -39,8 +39,6 @@ const RUN: Run = Run {
     hub: false,
     barrier: false,
 };
-/// The name of the command that brings a snapshot.
-const RESTORE: &str = "restore";
 
 /// A machine could not be driven.
 #[derive(Debug, thiserror::Error)]
@@ -190,8 +188,8 @@ impl<'a> Snapshot<'a> {
     /// # Errors
     /// When a file is missing or the VMM refuses.
     pub fn restore(&self, vmm: Vmm) -> Result<Machine, MachineError> {
-        let console = self.load(&vmm, None)?;
-        vmm.answered(RESTORE, |reply| matches!(reply, Reply::Restored))?;
+        let (console, command) = self.load(&vmm, None)?;
+        vmm.answered(command, |reply| matches!(reply, Reply::Restored))?;
         Ok(Machine { vmm, console })
     }
 
@@ -209,14 +207,19 @@ impl<'a> Snapshot<'a> {
     ) -> Result<(Machine, T), E> {
         let (stream, theirs) = channel()?;
         say(&stream)?;
-        let console = self.load(&vmm, Some(theirs))?;
+        let (console, command) = self.load(&vmm, Some(theirs))?;
         let heard = hear(&stream)?;
-        vmm.answered(RESTORE, is_running)?;
+        vmm.answered(command, is_running)?;
         Ok((Machine { vmm, console }, heard))
     }
 
-    /// Gives the command to restore it, and to run it if there is a channel.
-    fn load(&self, vmm: &Vmm, channel: Option<OwnedFd>) -> Result<Console, MachineError> {
+    /// Gives the command to restore it, and to run it if there is a channel. Returns the
+    /// command's name, too.
+    fn load(
+        &self,
+        vmm: &Vmm,
+        channel: Option<OwnedFd>,
+    ) -> Result<(Console, &'static str), MachineError> {
         let (console, serial) = Console::new()?;
         let disks = open_all(self.software)?;
         let mut fds = vec![self.memory.as_fd(), self.state.as_fd(), serial.as_fd()];
@@ -230,7 +233,7 @@ impl<'a> Snapshot<'a> {
             run: channel.as_ref().map(|_| RUN),
         };
         vmm.tell(&command, &fds)?;
-        Ok(console)
+        Ok((console, command.name()))
     }
 }
 

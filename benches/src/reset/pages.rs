@@ -16,7 +16,7 @@ const PAGES: [u32; 6] = [0, 50, 200, 1000, 5000, 20_000];
 /// Requests after which no page is hot that is not written any more.
 const COOL_DOWN: u32 = 70;
 /// How long guests run that have no request, from the command that lets them.
-pub const CUT_AFTER_US: [u64; 5] = [150, 200, 250, 300, 500];
+pub const CUT_AFTER_US: [u64; 5] = [150, 160, 170, 180, 200];
 /// Requests before the first sample: pages become the machine's own, and hot.
 const WARM_UP: u32 = 4;
 /// Samples of each row.

@@ -50,12 +50,12 @@ impl Guest {
             .retain(|(place, _)| !ended.iter().any(|(of, _)| of == place));
     }
 
-    /// Whether all that the ended processes said has been read: it counts before their
-    /// ends. A runtime that answers and exits has answered.
+    /// Reads what the ended processes said: it counts before their ends. A runtime that
+    /// answers and exits has answered. Returns whether that was all.
     ///
     /// Some of it may still be on its way through the kernel, or wait for room in the
     /// channel. A connection that a child keeps open is not waited for without bound.
-    pub(super) fn is_all_said(&mut self) -> Result<bool, GuestError> {
+    pub(super) fn hear_last_words(&mut self) -> Result<bool, GuestError> {
         self.hear_what_is_there()?;
         if self.is_stream_paused() {
             self.last_words = None;

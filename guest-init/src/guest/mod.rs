@@ -244,7 +244,7 @@ impl Guest {
                 .wait(limit)
                 .map_err(GuestError::during("wait"))?;
             self.turn(ready)?;
-            if !self.ended.is_empty() && self.is_all_said()? {
+            if !self.ended.is_empty() && self.hear_last_words()? {
                 self.on_exits()?;
             }
             self.advance()?;

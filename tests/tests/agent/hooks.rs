@@ -44,6 +44,15 @@ fn a_hook_that_fails_after_a_restore_fails_the_request_and_ends_the_machine() {
 }
 
 #[test]
+fn a_function_with_a_client_that_cannot_be_rehearsed_is_served_all_the_same() {
+    let agent = shared();
+    let created = agent.create("own-client", &code("own-client"), &["--timeout", "60"]);
+    assert!(created.success, "{created:?}");
+    assert_eq!(agent.call("own-client", &json!({})), 1);
+    assert!(!agent.place().log().contains("cannot be rehearsed"));
+}
+
+#[test]
 fn an_answer_does_not_wait_for_extensions_and_the_reset_does() {
     let agent = shared();
     let created = agent.create("extended", &code("extended"), &["--timeout", "10"]);
