@@ -199,6 +199,10 @@ impl<'a> Bench<'a> {
 
     async fn drive(&self, options: &Options, report: &mut Report) -> Result<(), RestoreError> {
         for subject in &self.subjects {
+            // What an agent learns from a snapshot's first runs is kept: every series
+            // begins with it, the first one too.
+            progress::step(&format!("{}: learn from its first runs", subject.runtime));
+            self.series(subject, &plan::FIRST).await?;
             for setting in plan::settings(options.quick) {
                 progress::step(&format!("{}: {setting}", subject.runtime));
                 let series = self.series(subject, &setting).await;

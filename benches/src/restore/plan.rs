@@ -63,7 +63,7 @@ pub struct Setting {
     pub repeat: usize,
 }
 
-/// The agent that the functions are created with.
+/// The agent that the functions are created with, and that learns from their first runs.
 pub const FIRST: Setting = Setting {
     concurrency: 1,
     rounds: 0,

@@ -31,29 +31,50 @@ pub fn split(programs: &[TestProgram], place: Place) -> Vec<Vec<TestProgram>> {
         .collect()
 }
 
-/// The script that runs `programs` one after the other, each test alone.
-pub fn script(programs: &[TestProgram], filter: Option<&str>) -> String {
-    let filter = filter.map(shell::quote).unwrap_or_default();
+/// The script that runs `programs` one after the other, each test alone. `selection` gives the
+/// arguments that choose among a program's tests.
+pub fn script(programs: &[TestProgram], selection: impl Fn(&TestProgram) -> Vec<String>) -> String {
     let mut script = String::new();
     for (index, program) in programs.iter().enumerate() {
+        let selection: Vec<_> = selection(program)
+            .iter()
+            .map(|word| shell::quote(word))
+            .collect();
+        let selection = selection.join(" ");
         let directory = shell::quote(&program.directory.to_string_lossy());
         let executable = shell::quote(&program.executable.to_string_lossy());
         script.push_str(&format!(
             "echo '{MARK}begin {index}'\n\
-             (cd {directory} && CARGO_MANIFEST_DIR={directory} exec {executable} --test-threads=1 {filter})\n\
+             (cd {directory} && CARGO_MANIFEST_DIR={directory} exec {executable} --test-threads=1 {selection})\n\
              status=$?; echo; echo \"{MARK}end {index} $status\"\n",
         ));
     }
     script
 }
 
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// Sum of all its programs.
+    pub tally: Tally,
+    /// What did not end well, for people.
+    pub unwell: Vec<String>,
+    /// The tests that failed, if they are all that did not end well.
+    pub failed: Vec<FailedTests>,
+}
+
+/// Tests of one program that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedTests {
+    pub program: TestProgram,
+    pub names: Vec<String>,
+}
+
 /// Follows a batch through its output.
 pub struct Follower<'a> {
     programs: &'a [TestProgram],
-    /// Sum of the programs that ended.
-    ended: Tally,
-    /// Names of those that did not end well.
-    unwell: Vec<String>,
+    /// What is known of the programs that ended.
+    ended: Ended,
     /// How many ended.
     count: usize,
     /// The one that runs.
@@ -67,8 +88,7 @@ impl<'a> Follower<'a> {
     pub fn new(programs: &'a [TestProgram]) -> Self {
         Self {
             programs,
-            ended: Tally::default(),
-            unwell: Vec::new(),
+            ended: Ended::default(),
             count: 0,
             current: ProgramTally::default(),
             partial: Vec::new(),
@@ -111,19 +131,26 @@ impl<'a> Follower<'a> {
             self.current = ProgramTally::default();
             return Some(format!("-- {}\n", program.name));
         }
-        let tally = std::mem::take(&mut self.current).end(code);
-        if tally.failed > 0 {
-            self.unwell.push(program.name.clone());
+        let current = std::mem::take(&mut self.current);
+        if let Some(names) = current.failed_tests(code) {
+            self.ended.failed.push(FailedTests {
+                program: program.clone(),
+                names: names.to_vec(),
+            });
         }
-        self.ended += tally;
+        let tally = current.end(code);
+        if tally.failed > 0 {
+            self.ended.unwell.push(program.name.clone());
+        }
+        self.ended.tally += tally;
         self.count += 1;
         None
     }
 
-    /// The batch's sum and the names of what did not end well, now that the job is over.
-    pub fn finish(mut self, outcome: &Outcome) -> (Tally, Vec<String>) {
+    /// What became of the batch, now that the job is over.
+    pub fn finish(mut self, outcome: &Outcome) -> Ended {
         if let Some(trouble) = outcome.trouble() {
-            self.unwell.push(trouble);
+            self.ended.unwell.push(trouble);
         }
         for (index, program) in self.programs.iter().enumerate().skip(self.count) {
             // The first of them was running; the others never began.
@@ -132,10 +159,15 @@ impl<'a> Follower<'a> {
             } else {
                 Tally::FAILURE
             };
-            self.ended += tally;
-            self.unwell.push(format!("{} (did not end)", program.name));
+            self.ended.tally += tally;
+            let unwell = format!("{} (did not end)", program.name);
+            self.ended.unwell.push(unwell);
         }
-        (self.ended, self.unwell)
+        let named: usize = self.ended.failed.iter().map(|of| of.names.len()).sum();
+        if self.ended.tally.failed != named as u64 || outcome.trouble().is_some() {
+            self.ended.failed.clear();
+        }
+        self.ended
     }
 }
 
@@ -156,7 +188,7 @@ mod tests {
             .collect()
     }
 
-    fn follow(programs: &[TestProgram], output: &str, outcome: &Outcome) -> (Tally, Vec<String>) {
+    fn follow(programs: &[TestProgram], output: &str, outcome: &Outcome) -> Ended {
         let mut follower = Follower::new(programs);
         for line in output.split_inclusive('\n') {
             follower.line(line);
@@ -170,7 +202,7 @@ mod tests {
     fn the_script_reports_each_status() {
         let programs = programs(&["true", "false"]);
         let output = Command::new("sh")
-            .args(["-c", &script(&programs, Some("a b"))])
+            .args(["-c", &script(&programs, |_| vec!["a b".to_owned()])])
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -182,7 +214,8 @@ mod tests {
     fn sums_over_programs() {
         let output =
             format!("{MARK}begin 0\n{RESULT}{MARK}end 0 0\n{MARK}begin 1\n{RESULT}{MARK}end 1 0\n");
-        let (tally, unwell) = follow(&programs(&["a", "b"]), &output, &Outcome::Exited(0));
+        let Ended { tally, unwell, .. } =
+            follow(&programs(&["a", "b"]), &output, &Outcome::Exited(0));
         assert_eq!(
             tally,
             Tally {
@@ -197,7 +230,8 @@ mod tests {
     fn a_crash_does_not_hide_behind_the_next_program() {
         let output =
             format!("{MARK}begin 0\n{MARK}end 0 139\n{MARK}begin 1\n{RESULT}{MARK}end 1 0\n");
-        let (tally, unwell) = follow(&programs(&["a", "b"]), &output, &Outcome::Exited(0));
+        let Ended { tally, unwell, .. } =
+            follow(&programs(&["a", "b"]), &output, &Outcome::Exited(0));
         assert_eq!(
             tally,
             Tally {
@@ -206,6 +240,26 @@ mod tests {
             }
         );
         assert_eq!(unwell, ["a"]);
+    }
+
+    #[test]
+    fn tests_that_failed_are_named_unless_more_is_wrong() {
+        let failed = "failures:\n    b::one\n\n\
+                      test result: FAILED. 1 passed; 1 failed; 0 ignored\n";
+        let programs = programs(&["a", "b"]);
+        let good = format!("{MARK}begin 0\n{failed}{MARK}end 0 101\n");
+        let then = |end: &str| format!("{good}{MARK}begin 1\n{end}");
+        let well = then(&format!("{RESULT}{MARK}end 1 0\n"));
+        let named = follow(&programs, &well, &Outcome::Exited(0)).failed;
+        let expected = FailedTests {
+            program: programs[0].clone(),
+            names: vec!["b::one".to_owned()],
+        };
+        assert_eq!(named, [expected]);
+        let crashed = then(&format!("{MARK}end 1 139\n"));
+        assert_eq!(follow(&programs, &crashed, &Outcome::Exited(0)).failed, []);
+        let died = Outcome::Died("gone".into());
+        assert_eq!(follow(&programs, &well, &died).failed, []);
     }
 
     #[test]
@@ -229,7 +283,7 @@ mod tests {
     fn programs_that_did_not_end_are_failures() {
         let output = format!("{MARK}begin 0\n{RESULT}");
         let outcome = Outcome::Died("gone".into());
-        let (tally, unwell) = follow(&programs(&["a", "b"]), &output, &outcome);
+        let Ended { tally, unwell, .. } = follow(&programs(&["a", "b"]), &output, &outcome);
         assert_eq!(
             tally,
             Tally {

@@ -2,6 +2,9 @@
 
 use std::ops::AddAssign;
 
+/// The status of a test program that ran to its end and some of whose tests failed.
+const TESTS_FAILED: u8 = 101;
+
 /// Numbers of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -50,19 +53,39 @@ pub fn parse_result(line: &str) -> Option<Tally> {
 
 /// What one test program amounts to: what it reported, and a failure more if its end
 /// contradicts the report.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ProgramTally {
     reported: Option<Tally>,
+    /// The names in the list that is open, or was the last one: of the tests that failed.
+    listed: Vec<String>,
+    /// Whether the list of the tests that failed is open.
+    lists: bool,
 }
 
 impl ProgramTally {
     /// Takes notice of a line that the program printed.
     pub fn line(&mut self, line: &str) {
+        if line.trim_end() == "failures:" {
+            // It comes twice: before what the tests printed, and before their names.
+            self.listed.clear();
+            self.lists = true;
+        } else if self.lists && line.starts_with("    ") {
+            self.listed.push(line.trim().to_owned());
+        }
         if let Some(tally) = parse_result(line) {
             let mut sum = self.reported.unwrap_or_default();
             sum += tally;
             self.reported = Some(sum);
+            self.lists = false;
         }
+    }
+
+    /// The names of the tests that failed, if they are all that is wrong with a program that
+    /// ended with `code`.
+    pub fn failed_tests(&self, code: Option<u8>) -> Option<&[String]> {
+        let count = self.listed.len() as u64;
+        let all = self.clone().end(code).failed == count;
+        (code == Some(TESTS_FAILED) && count > 0 && all).then_some(&self.listed)
     }
 
     /// The sum, now that the program ended with `code` (none if it is not known to have ended).
@@ -108,6 +131,40 @@ mod tests {
     fn a_program_that_ends_as_it_reported_counts_as_reported() {
         assert_eq!(program(&[GOOD], Some(0)).failed, 0);
         assert_eq!(program(&[BAD], Some(101)).failed, 3);
+    }
+
+    #[test]
+    fn the_tests_that_failed_are_known_if_they_are_all_that_is_wrong() {
+        let mut program = ProgramTally::default();
+        for line in [
+            "test b::one ... FAILED",
+            "failures:",
+            "",
+            "---- b::one stdout ----",
+            "    an indented line of its output",
+            "",
+            "failures:",
+            "    b::one",
+            "    b::two",
+            "    b::three",
+            "",
+            BAD,
+            "    whatever is printed then",
+        ] {
+            program.line(line);
+        }
+        let names = ["b::one", "b::two", "b::three"].map(str::to_owned);
+        assert_eq!(program.failed_tests(Some(101)), Some(&names[..]));
+        for crashed in [Some(139), Some(0), None] {
+            assert_eq!(program.failed_tests(crashed), None);
+        }
+        program.line(BAD);
+        assert_eq!(
+            program.failed_tests(Some(101)),
+            None,
+            "more failed than have names"
+        );
+        assert_eq!(ProgramTally::default().failed_tests(Some(101)), None);
     }
 
     #[test]

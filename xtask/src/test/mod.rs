@@ -3,6 +3,7 @@
 //! The last line is always `N passed, N failed`. A check that is no test (formatting, lints, a
 //! build, the box itself) counts as one failure when it fails, and as nothing when it passes.
 
+mod again;
 mod batch;
 mod libtest;
 mod programs;
@@ -24,6 +25,7 @@ use crate::packages;
 use crate::place::{self, Place};
 use crate::process;
 use crate::workspace;
+use batch::Ended;
 use libtest::{ProgramTally, Tally};
 use programs::TestProgram;
 
@@ -56,6 +58,8 @@ pub fn run(options: &Options) -> u8 {
 struct Report {
     tally: Tally,
     unwell: Vec<String>,
+    /// Tests that failed among others and passed alone.
+    passed_alone: Vec<String>,
 }
 
 impl Report {
@@ -82,6 +86,9 @@ impl Report {
     fn close(self) -> u8 {
         for what in &self.unwell {
             eprintln!("FAILED: {what}");
+        }
+        for test in &self.passed_alone {
+            eprintln!("PASSED ONLY ALONE: {test}");
         }
         println!("{} passed, {} failed", self.tally.passed, self.tally.failed);
         u8::from(self.tally.failed > 0)
@@ -139,18 +146,41 @@ fn all(options: &Options, report: &mut Report) -> Result<()> {
         }
         Ok(job)
     };
-    let mut jobs = Vec::new();
-    for programs in batch::split(&integration, place) {
-        let job = prepare(batch::script(&programs, options.filter.as_deref()))?;
-        jobs.push((programs, job));
+    let before = report.tally.ran();
+    let run = |programs: Vec<Vec<TestProgram>>, select: &Selection<'_>| -> Result<Vec<Ended>> {
+        let jobs = programs.into_iter().map(|programs| {
+            let job = prepare(batch::script(&programs, select))?;
+            Ok((programs, job))
+        });
+        let jobs = jobs.collect::<Result<Vec<_>>>()?;
+        run_batches(place, &cache, options.limit, jobs)
+    };
+    let filter: Vec<String> = options.filter.iter().cloned().collect();
+    let ended = run(batch::split(&integration, place), &|_| filter.clone())?;
+    let failed = again::choose(place, &ended);
+    if failed.is_empty() {
+        for batch in ended {
+            report.add(batch.tally, batch.unwell);
+        }
+    } else {
+        heading("the tests that failed, alone in a fresh box");
+        let programs = failed.iter().map(|of| of.program.clone()).collect();
+        let second = run(vec![programs], &|program| {
+            again::selection(&failed, program)
+        })?;
+        let second = second.into_iter().next().unwrap_or_default();
+        let (sum, passed) = again::judge(ended, &failed, second);
+        report.add(sum.tally, sum.unwell);
+        report.passed_alone = passed;
     }
-    let (tally, unwell) = run_batches(place, &cache, options.limit, jobs)?;
-    report.add(tally, unwell);
-    if tally.ran() == 0 {
+    if report.tally.ran() == before {
         report.fail("no integration test ran".to_owned());
     }
     Ok(())
 }
+
+/// The arguments that choose among a program's tests.
+type Selection<'a> = dyn Fn(&TestProgram) -> Vec<String> + 'a;
 
 /// Runs each batch on a host of its own, all at the same time.
 fn run_batches(
@@ -158,7 +188,7 @@ fn run_batches(
     cache: &Cache,
     limit: Duration,
     jobs: Vec<(Vec<TestProgram>, Job)>,
-) -> Result<(Tally, Vec<String>)> {
+) -> Result<Vec<Ended>> {
     let settings = place::default_settings(limit);
     let run = |(programs, job): (Vec<TestProgram>, Job)| {
         let mut follower = batch::Follower::new(&programs);
@@ -167,7 +197,7 @@ fn run_batches(
         })?;
         Ok(follower.finish(&outcome))
     };
-    let ended: Vec<Result<(Tally, Vec<String>)>> = thread::scope(|scope| {
+    thread::scope(|scope| {
         let run = &run;
         let running: Vec<_> = jobs
             .into_iter()
@@ -178,14 +208,7 @@ fn run_batches(
             .into_iter()
             .map(|batch| batch.join().unwrap_or_else(died))
             .collect()
-    });
-    let mut sum = (Tally::default(), Vec::new());
-    for batch in ended {
-        let (tally, unwell) = batch?;
-        sum.0 += tally;
-        sum.1.extend(unwell);
-    }
-    Ok(sum)
+    })
 }
 
 /// Runs one program of tests that need nothing special.
