@@ -29,6 +29,8 @@ enum Command {
     Restore(RestoreArguments),
     /// Measure what it costs to put a microVM back to its snapshot.
     Reset(ResetArguments),
+    /// Have one microVM serve 10,000 requests, and see whether it grows or differs.
+    Endure(ResetArguments),
     /// Measure what a request costs whose microVM is there.
     Invoke(Measurement),
 }
@@ -58,6 +60,9 @@ struct ResetArguments {
     /// The initramfs of the guest that writes pages.
     #[arg(long, value_name = "FILE")]
     dirty_init: PathBuf,
+    /// A report of `endure` that is to be part of the report of `reset`.
+    #[arg(long, value_name = "FILE")]
+    endured: Option<PathBuf>,
 }
 
 /// What every benchmark is told.
@@ -110,7 +115,8 @@ fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Demo(arguments) => show(arguments),
         Command::Restore(arguments) => measure_restore(arguments),
-        Command::Reset(arguments) => measure_reset(arguments),
+        Command::Reset(arguments) => measure_reset(arguments, reset::run),
+        Command::Endure(arguments) => measure_reset(arguments, reset::endure),
         Command::Invoke(common) => measure_invoke(common),
     }
 }
@@ -131,13 +137,17 @@ fn measure_restore(arguments: RestoreArguments) -> Result<ExitCode> {
     present(&report, common.plot, common.json)
 }
 
-fn measure_reset(arguments: ResetArguments) -> Result<ExitCode> {
+fn measure_reset(
+    arguments: ResetArguments,
+    measure: fn(&reset::Options) -> Report,
+) -> Result<ExitCode> {
     let common = arguments.measurement;
-    let report = reset::run(&reset::Options {
+    let report = measure(&reset::Options {
         assets: common.assets,
         bin_dir: common.bin_dir,
         functions: common.functions,
         dirty_init: arguments.dirty_init,
+        endured: arguments.endured,
         quick: common.quick,
     });
     present(&report, common.plot, common.json)

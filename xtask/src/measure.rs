@@ -28,6 +28,9 @@ const BENCH_LIMIT: Duration = Duration::from_secs(5400);
 /// Fifty microVMs at once, and two copies of a peer's memory.
 const BENCH_MEMORY_MIB: u32 = 8192;
 
+/// The report of many requests, in a directory of its own.
+const ENDURED: &str = "endured.json";
+
 /// Functions that are programs: the folder in `benches/functions`, the package.
 const FUNCTIONS: [(&str, &str); 1] = [("noop-rust", "snapback-bench-noop")];
 
@@ -125,7 +128,35 @@ pub fn bench(benchmark: Benchmark, quick: bool, files: &Files, clock: Clock) -> 
         memory_mib: BENCH_MEMORY_MIB,
         timeout: BENCH_LIMIT,
     };
+    let endured = match benchmark {
+        Benchmark::Reset => Some(endure(&words, &settings)?),
+        Benchmark::Restore | Benchmark::Invoke => None,
+    };
+    if let Some(directory) = &endured {
+        let report = directory.path().join(ENDURED);
+        words.extend(["--endured".to_owned(), path_word(&report)]);
+        visible.push(directory.path().to_owned());
+    }
     run(words, visible, files, &settings)
+}
+
+/// Has one microVM serve many requests; the result is the directory with the report. It is
+/// about what they leave behind and not about time, so it runs where the box is fastest.
+fn endure(words: &[String], settings: &Settings) -> Result<tempfile::TempDir> {
+    let directory = tempfile::tempdir().context("cannot create a temporary directory")?;
+    let name = Some("endure".to_owned());
+    let words = name.into_iter().chain(words.iter().skip(1).cloned());
+    let files = Files {
+        json: Some(directory.path().join(ENDURED)),
+        plot: None,
+    };
+    let settings = Settings {
+        clock: Clock::Fast,
+        ..*settings
+    };
+    // What failed is in the report, and fails the benchmark.
+    run(words.collect(), Vec::new(), &files, &settings)?;
+    Ok(directory)
 }
 
 /// Builds what is needed, runs `snapback-bench` with `words` where it sees the directories

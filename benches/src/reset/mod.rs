@@ -4,11 +4,16 @@
 //! ```text
 //!  boot a guest that writes pages as told ─► snapshot ─► restore
 //!   ├─ pages   requests of 0 to 20,000 pages, the same ones or others each time
-//!   ├─ many    10,000 requests of one machine: memory, descriptors, complaints, equality
 //!   ├─ destroy the same requests, each in a machine that is restored for it
 //!   ├─ loadvm  the same requests with QEMU's loadvm between them
 //!   └─ served  a function that does nothing: requests per second with and without
+//!
+//!  the same guest, in a run of its own ([`endure`])
+//!   └─ many    10,000 requests of one machine: memory, descriptors, complaints, equality
 //! ```
+//!
+//! Of the many requests nothing is timed. So they need no host that counts instructions, where
+//! they would take most of an hour, and their report is taken into that of the others.
 //!
 //! The machine has one vCPU, 128 MiB, a disk, a network and vsock. It is driven over
 //! the VMM's control socket, as an agent does. What the pages cost that a kernel writes
@@ -28,10 +33,10 @@ use snapback_proto::words::chain;
 
 use crate::floor::{self, FloorError};
 use crate::function::FunctionError;
-use crate::machine::{Link, MEMORY_MIB, Machine, MachineError, prepare};
+use crate::machine::{Link, MEMORY_MIB, Machine, MachineError, Snapshot, prepare};
 use crate::peers::{self, Guest, PeerError};
 use crate::progress;
-use crate::report::Report;
+use crate::report::{Report, ReportError};
 
 /// Pages that QEMU's guest writes, and how often for each.
 const PEER_PAGES: [u32; 4] = [0, 50, 1000, 20_000];
@@ -48,6 +53,8 @@ pub struct Options {
     pub functions: PathBuf,
     /// The packed PID 1 that writes pages.
     pub dirty_init: PathBuf,
+    /// The report of [`endure`], to be part of this one.
+    pub endured: Option<PathBuf>,
     /// Few samples.
     pub quick: bool,
 }
@@ -67,6 +74,9 @@ pub enum ResetError {
     /// A peer could not be measured.
     #[error(transparent)]
     Peer(#[from] PeerError),
+    /// The report of many requests cannot be read.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// The guest does not do its part.
     #[error("the guest does not do its part: {0}")]
     Guest(String),
@@ -84,21 +94,49 @@ pub fn run(options: &Options) -> Report {
     report
 }
 
-fn measure(options: &Options, report: &mut Report) -> Result<(), ResetError> {
-    progress::step("measure the floor");
-    report.floor.extend(floor::page_copy());
-    report.floor.extend(floor::guest()?);
+/// Has one machine serve many requests and blocks meanwhile. The report has at least one
+/// failed check if anything went wrong.
+#[must_use]
+pub fn endure(options: &Options) -> Report {
+    let mut report = Report::new("bench/endure");
+    let lived = prepared(options, |_, machine, _| {
+        many::measure(&machine, options.quick, &mut report)
+    });
+    if let Err(error) = lived {
+        report.check("reset/endured", false, chain(&error));
+    }
+    report
+}
+
+/// Boots the guest that writes pages, and restores it.
+fn prepared(
+    options: &Options,
+    then: impl FnOnce(&Snapshot<'_>, Machine, &Link) -> Result<(), ResetError>,
+) -> Result<(), ResetError> {
     progress::step("boot a guest that writes pages, and snapshot it");
     let link = Link::make()?;
     let vmm = options.bin_dir.join("snapback-vmm");
     let software = writer::software(&vmm, &options.assets, &options.dirty_init);
     let snapshot = writer::snapshot(&software, &link)?;
     let machine = snapshot.restore(snapshot.blank()?)?;
-    pages::measure(&machine, options.quick, report)?;
-    many::measure(&machine, options.quick, report)?;
-    drop(machine);
-    destroy::measure(&snapshot, options.quick, report)?;
-    served::measure(options, &link, report)?;
+    then(&snapshot, machine, &link)
+}
+
+fn measure(options: &Options, report: &mut Report) -> Result<(), ResetError> {
+    progress::step("measure the floor");
+    report.floor.extend(floor::page_copy());
+    report.floor.extend(floor::guest()?);
+    if let Some(path) = &options.endured {
+        let endured = Report::read(path)?;
+        report.rows.extend(endured.rows);
+        report.checks.extend(endured.checks);
+    }
+    prepared(options, |snapshot, machine, link| {
+        pages::measure(&machine, options.quick, report)?;
+        drop(machine);
+        destroy::measure(snapshot, options.quick, report)?;
+        served::measure(options, link, report)
+    })?;
     progress::step("put the same guest back with QEMU's loadvm");
     let scratch = tempfile::tempdir_in("/run").map_err(prepare("make a directory in /run"))?;
     let guest = Guest {

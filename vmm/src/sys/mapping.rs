@@ -16,6 +16,7 @@ use vm_memory::GuestRegionMmap;
 use vm_memory::bitmap::NewBitmap as _;
 use vm_memory::mmap::MmapRegionBuilder;
 
+use super::copy;
 use super::memfd::{self, HUGE_PAGE};
 use super::uffd::Uffd;
 use crate::memory::{DeviceWrites, PAGE_SIZE};
@@ -282,8 +283,9 @@ impl BaseView {
         // SAFETY: both pointers are the start of a whole mapped page, and so is the
         // last page in both mappings (`page` checked the bounds, each mapping is
         // contiguous, and neither is ever removed), so all pages in between are mapped;
-        // the two mappings do not overlap. No Rust reference to either exists.
-        unsafe { ptr::copy_nonoverlapping(from, to, pages.len() * PAGE_SIZE) };
+        // the two mappings do not overlap. No Rust reference to either exists. The guest,
+        // who alone writes them, is stopped.
+        unsafe { copy::pages(from, to, pages.len()) };
         Ok(())
     }
 

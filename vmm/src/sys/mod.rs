@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub mod allocation;
+mod copy;
 pub mod cpu;
 pub mod dirty_log;
 pub mod fds;

@@ -114,17 +114,18 @@ pub fn write(vcpu: &VcpuFd, values: &[(u32, u64)]) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`read`] and [`write`].
-pub fn write_changed(vcpu: &VcpuFd, values: &[(u32, u64)]) -> io::Result<()> {
-    let mut now = Msrs::new(values.len()).map_err(io::Error::other)?;
-    for (entry, (index, _)) in now.as_mut_slice().iter_mut().zip(values) {
-        entry.index = *index;
-    }
-    if vcpu.get_msrs(&mut now)? != values.len() {
+pub fn write_changed(
+    vcpu: &VcpuFd,
+    values: impl Iterator<Item = (u32, u64)> + Clone,
+) -> io::Result<()> {
+    let entries: Vec<_> = values.clone().map(|(index, _)| entry(index, 0)).collect();
+    let mut now = Msrs::from_entries(&entries).map_err(io::Error::other)?;
+    if vcpu.get_msrs(&mut now)? != entries.len() {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let pairs = values.iter().zip(now.as_slice());
+    let pairs = values.zip(now.as_slice());
     let changed = pairs.filter(|((_, then), now)| *then != now.data);
-    let changed: Vec<_> = changed.map(|(then, _)| *then).collect();
+    let changed: Vec<_> = changed.map(|(then, _)| then).collect();
     if changed.is_empty() {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use std::io;
 use kvm_bindings::kvm_mp_state;
 use kvm_ioctls::VcpuFd;
 
-use super::{Parts, difference, difference_in_bytes, of_vcpus};
+use super::{Part, Parts, difference, difference_in_bytes, of_vcpus};
 use crate::arch::x86_64::clock::{self, HostInstant};
 use crate::arch::x86_64::msrs;
 use crate::arch::x86_64::processor::{self, ProcessorError, ProcessorV1, Shape};
@@ -105,7 +105,12 @@ pub const MSRS: VcpuPart = VcpuPart {
         into.msrs = msrs::read(from.vcpu, from.msrs)?;
         Ok(())
     },
-    restore: |to| msrs::write_changed(to.vcpu, &to.state.msrs),
+    restore: |to| {
+        // The deadline of the timer goes with them: one request less.
+        let timer = to.parts.has(Part::Timer).then_some(DISARMED);
+        let values = to.state.msrs.iter().copied();
+        msrs::write_changed(to.vcpu, values.chain(timer))
+    },
     compare: |now, then| {
         if now.msrs.len() != then.msrs.len() {
             return vec![format!("{}, not {}", now.msrs.len(), then.msrs.len())];
@@ -118,13 +123,19 @@ pub const MSRS: VcpuPart = VcpuPart {
     },
 };
 
-/// The deadline, which is off while the machine stands still.
+/// No deadline.
+const DISARMED: (u32, u64) = (msrs::TSC_DEADLINE, 0);
+
+/// The deadline, which is off while the machine stands still. Set with the MSRs, if they are.
 pub const TIMER: VcpuPart = VcpuPart {
     capture: |from, into| {
         into.time = clock::read_vcpu(from.vcpu, from.at)?;
         Ok(())
     },
-    restore: |to| msrs::write(to.vcpu, &[(msrs::TSC_DEADLINE, 0)]),
+    restore: |to| match to.parts.has(Part::Msrs) {
+        true => Ok(()),
+        false => msrs::write(to.vcpu, &[DISARMED]),
+    },
     compare: |now, _| difference(&now.time.deadline, &0),
 };
 
