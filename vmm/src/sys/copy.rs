@@ -5,15 +5,10 @@
 //! alone (Intel 64 and IA-32 Architectures Optimization Reference Manual, on the power management
 //! of Skylake servers).
 
-use std::arch::x86_64::{__m256i, _mm256_load_si256, _mm256_setzero_si256, _mm256_store_si256};
+use std::arch::x86_64::{__m256i, _mm256_load_si256, _mm256_store_si256};
 use std::ptr;
 
 use crate::memory::PAGE_SIZE;
-
-/// Registers that are filled before the first of them is written.
-const REGISTERS: usize = 8;
-/// Bytes of a register.
-const WIDTH: usize = size_of::<__m256i>();
 
 /// Copies `count` neighbouring pages.
 ///
@@ -31,26 +26,39 @@ pub(super) unsafe fn pages(from: *const u8, to: *mut u8, count: usize) {
     }
 }
 
-/// As [`pages`].
+/// As [`pages`]. Everything is written out: taken through arrays or iterators, the registers
+/// would be spilled to the stack.
 ///
 /// # Safety
 /// As [`pages`], on a processor with AVX.
 #[target_feature(enable = "avx")]
 unsafe fn with_avx(from: *const u8, to: *mut u8, count: usize) {
-    const STEP: usize = REGISTERS * WIDTH;
-    const { assert!(PAGE_SIZE.is_multiple_of(STEP)) };
-    for step in 0..count * (PAGE_SIZE / STEP) {
-        // SAFETY: `step` counts through the pages, so these are inside of both.
-        let (from, to) = unsafe { (from.add(step * STEP), to.add(step * STEP)) };
-        let (from, to) = (from.cast::<__m256i>(), to.cast::<__m256i>());
-        let mut held = [_mm256_setzero_si256(); REGISTERS];
-        for (nth, register) in held.iter_mut().enumerate() {
-            // SAFETY: inside of the step, and aligned: pages are, and a register divides them.
-            *register = unsafe { _mm256_load_si256(from.add(nth)) };
-        }
-        for (nth, register) in held.into_iter().enumerate() {
-            // SAFETY: as above, in pages that the caller may write.
-            unsafe { _mm256_store_si256(to.add(nth), register) };
+    const STEP: usize = 8;
+    const { assert!(PAGE_SIZE.is_multiple_of(STEP * size_of::<__m256i>())) };
+    let (mut from, mut to) = (from.cast::<__m256i>(), to.cast::<__m256i>());
+    for _ in 0..count * (PAGE_SIZE / size_of::<__m256i>() / STEP) {
+        // SAFETY: the loop goes through the pages once, in steps that divide a page, so every
+        // address is inside of them; it is aligned, because pages are and a register divides
+        // them. After the last step the pointers are just behind the pages.
+        unsafe {
+            let a = _mm256_load_si256(from);
+            let b = _mm256_load_si256(from.add(1));
+            let c = _mm256_load_si256(from.add(2));
+            let d = _mm256_load_si256(from.add(3));
+            let e = _mm256_load_si256(from.add(4));
+            let f = _mm256_load_si256(from.add(5));
+            let g = _mm256_load_si256(from.add(6));
+            let h = _mm256_load_si256(from.add(7));
+            _mm256_store_si256(to, a);
+            _mm256_store_si256(to.add(1), b);
+            _mm256_store_si256(to.add(2), c);
+            _mm256_store_si256(to.add(3), d);
+            _mm256_store_si256(to.add(4), e);
+            _mm256_store_si256(to.add(5), f);
+            _mm256_store_si256(to.add(6), g);
+            _mm256_store_si256(to.add(7), h);
+            from = from.add(STEP);
+            to = to.add(STEP);
         }
     }
 }
