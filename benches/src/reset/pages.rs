@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use snapback_proto::control::ResetReport;
 
 use super::ResetError;
 use super::steps;
@@ -11,12 +12,20 @@ use crate::machine::Machine;
 use crate::progress;
 use crate::report::{Report, Samples};
 
-/// Pages of a request.
-const PAGES: [u32; 6] = [0, 50, 200, 1000, 5000, 20_000];
+/// Pages that a request writes on purpose. The guest writes some 150 more to serve it, so that
+/// [`THOUSAND`] makes a thousand.
+const PAGES: [u32; 6] = [0, 50, 200, THOUSAND, 5000, 20_000];
+pub const THOUSAND: u32 = 850;
 /// Requests after which no page is hot that is not written any more.
 const COOL_DOWN: u32 = 70;
-/// How long guests run that have no request, from the command that lets them.
-pub const CUT_AFTER_US: [u64; 5] = [150, 160, 170, 180, 200];
+/// How long guests run that have no request, from the command that lets them: until they have
+/// written some thirty pages, until they have gone to sleep again, and in between.
+const CUT_AFTER_US: std::ops::RangeInclusive<u64> = 150..=174;
+const CUT_STEP_US: usize = 2;
+/// The pages that such lives wrote, by which they are told apart.
+const FEW: [(u64, u64); 4] = [(20, 39), (40, 60), (61, 80), (81, 120)];
+/// Those with fifty.
+pub const FIFTY: &str = "40 to 60";
 /// Requests before the first sample: pages become the machine's own, and hot.
 const WARM_UP: u32 = 4;
 /// Samples of each row.
@@ -86,26 +95,34 @@ pub fn measure(machine: &Machine, quick: bool, report: &mut Report) -> Result<()
     again(machine, quick, report)
 }
 
-/// Guests that are cut short while they wake up: fewer pages than any request has.
+/// Guests that are cut short while they wake up: fewer pages than any request has. Where in
+/// its code one is cut differs from life to life, so lives are told apart by what they wrote.
 fn few(machine: &Machine, quick: bool, report: &mut Report) -> Result<(), ResetError> {
+    progress::step("no request, guests that are cut short");
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
-    for micros in CUT_AFTER_US {
-        progress::step(&format!("no request, {micros} µs"));
-        let cut = || machine.cut_short(Duration::from_micros(micros));
-        for _ in 0..WARM_UP {
-            cut()?;
-        }
-        let resets = (0..rounds).map(|_| cut()).collect::<Result<Vec<_>, _>>()?;
-        steps::rows(report, &[("cut_after_us", json!(micros))], &resets);
-        super::compare(machine, &format!("no request, {micros} µs"), report)?;
+    let cut = |micros| machine.cut_short(Duration::from_micros(micros));
+    for _ in 0..COOL_DOWN {
+        cut(*CUT_AFTER_US.end())?;
     }
-    Ok(())
+    let mut resets = Vec::new();
+    for micros in CUT_AFTER_US.step_by(CUT_STEP_US) {
+        for _ in 0..rounds {
+            resets.push(cut(micros)?);
+        }
+    }
+    for (least, most) in FEW {
+        let wrote = |reset: &&ResetReport| (least..=most).contains(&reset.pages);
+        let some: Vec<_> = resets.iter().filter(wrote).copied().collect();
+        let params = [("wrote", json!(format!("{least} to {most}")))];
+        steps::rows(report, &params, &some);
+    }
+    super::compare(machine, "no request", report)
 }
 
 /// Writes without a reset before them: what the first write after one has to be held
 /// against.
 fn again(machine: &Machine, quick: bool, report: &mut Report) -> Result<(), ResetError> {
-    let pages = 1000;
+    let pages = THOUSAND;
     let (stream, _) = writer::run(machine, Work::Pages(pages, 0))?;
     let mut samples = Samples::new("ns");
     for _ in 0..if quick { QUICK_ROUNDS } else { ROUNDS } {

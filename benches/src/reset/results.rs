@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::pages::CUT_AFTER_US;
+use super::pages::{FIFTY, THOUSAND};
 use crate::report::table::number;
-use crate::report::{Report, Row, whole};
+use crate::report::{Report, Row};
 
-/// The most that a reset may take with so many pages written, in milliseconds.
-const TARGETS: [(u64, f64); 2] = [(50, 0.12), (1000, 0.85)];
+/// The most that a reset may take with fifty and with a thousand pages written, in
+/// milliseconds.
+const FIFTY_MS: f64 = 0.12;
+const THOUSAND_MS: f64 = 0.85;
 /// The least share of its throughput that a function keeps.
 const THROUGHPUT: f64 = 0.8;
 /// The most that each further page may take, in milliseconds.
@@ -33,13 +35,14 @@ fn of<'a>(report: &'a Report, name: &str, pages: u64, policy: &str) -> Option<&'
 pub fn check(report: &mut Report) {
     let mut checks = Vec::new();
     for policy in ["hot", "cold"] {
-        for (pages, most) in TARGETS {
-            let name = format!("reset/target_{pages}_{policy}");
-            checks.push((name, within(report, pages, policy, most)));
-        }
+        let name = format!("reset/target_1000_{policy}");
+        let wanted = [("pages", json!(THOUSAND)), ("policy", json!(policy))];
+        checks.push((name, within(report, &wanted, THOUSAND_MS)));
         checks.push((format!("reset/target_page_{policy}"), slope(report, policy)));
     }
-    checks.push(("reset/target_few".to_owned(), few(report)));
+    let wanted = [("wrote", json!(FIFTY))];
+    let fifty = within(report, &wanted, FIFTY_MS);
+    checks.push(("reset/target_50".to_owned(), fifty));
     for runtime in ["python", "provided"] {
         let name = format!("reset/target_throughput_{runtime}");
         checks.push((name, throughput(report, runtime)));
@@ -52,33 +55,16 @@ pub fn check(report: &mut Report) {
     }
 }
 
-fn within(report: &Report, pages: u64, policy: &str, most: f64) -> Option<(bool, String)> {
-    let row = of(report, "reset/pages", pages, policy)?;
-    let wrote = of(report, "reset/dirty_pages", pages, policy)?.p50;
+/// The rows of these lives, held against the most that their resets may take.
+fn within(report: &Report, wanted: &[(&str, Value)], most: f64) -> Option<(bool, String)> {
+    let row = find(report, "reset/pages", wanted)?;
+    let wrote = find(report, "reset/dirty_pages", wanted)?.p50;
     let detail = format!(
         "{} ms for {} pages, at most {most} ms",
         number(row.p50),
         number(wrote)
     );
     Some((row.p50 <= most, detail))
-}
-
-/// The shortest life of at least fifty pages, held against their target.
-fn few(report: &Report) -> Option<(bool, String)> {
-    let (pages, most) = TARGETS.first()?;
-    let life = |cut: u64| {
-        let wanted = [("cut_after_us", json!(cut))];
-        let wrote = find(report, "reset/dirty_pages", &wanted)?.p50;
-        let time = find(report, "reset/pages", &wanted)?.p50;
-        Some((wrote, time)).filter(|(wrote, _)| *wrote >= whole(*pages))
-    };
-    let (wrote, time) = CUT_AFTER_US.into_iter().find_map(life)?;
-    let detail = format!(
-        "{} ms for {} pages, at most {most} ms for {pages}",
-        number(time),
-        number(wrote)
-    );
-    Some((time <= *most, detail))
 }
 
 /// Requests per second with a reset after each, held against those without.
@@ -120,7 +106,7 @@ fn slope(report: &Report, policy: &str) -> Option<(bool, String)> {
         let time = of(report, "reset/pages", pages, policy)?.p50;
         Some((time, of(report, "reset/dirty_pages", pages, policy)?.p50))
     };
-    let ((few, from), (many, to)) = (at(50)?, at(1000)?);
+    let ((few, from), (many, to)) = (at(50)?, at(u64::from(THOUSAND))?);
     let each = (many - few) / (to - from).max(1.0);
     let detail = format!(
         "{} µs a page, at most {} µs",
