@@ -32,8 +32,12 @@ pub(super) unsafe fn pages(from: *const u8, to: *mut u8, count: usize) {
 /// # Safety
 /// As [`pages`], on a processor with AVX.
 #[target_feature(enable = "avx")]
+#[expect(
+    clippy::many_single_char_names,
+    reason = "they are the sixteen registers"
+)]
 unsafe fn with_avx(from: *const u8, to: *mut u8, count: usize) {
-    const STEP: usize = 8;
+    const STEP: usize = 16;
     const { assert!(PAGE_SIZE.is_multiple_of(STEP * size_of::<__m256i>())) };
     let (mut from, mut to) = (from.cast::<__m256i>(), to.cast::<__m256i>());
     for _ in 0..count * (PAGE_SIZE / size_of::<__m256i>() / STEP) {
@@ -49,6 +53,14 @@ unsafe fn with_avx(from: *const u8, to: *mut u8, count: usize) {
             let f = _mm256_load_si256(from.add(5));
             let g = _mm256_load_si256(from.add(6));
             let h = _mm256_load_si256(from.add(7));
+            let i = _mm256_load_si256(from.add(8));
+            let j = _mm256_load_si256(from.add(9));
+            let k = _mm256_load_si256(from.add(10));
+            let l = _mm256_load_si256(from.add(11));
+            let m = _mm256_load_si256(from.add(12));
+            let n = _mm256_load_si256(from.add(13));
+            let o = _mm256_load_si256(from.add(14));
+            let p = _mm256_load_si256(from.add(15));
             _mm256_store_si256(to, a);
             _mm256_store_si256(to.add(1), b);
             _mm256_store_si256(to.add(2), c);
@@ -57,6 +69,14 @@ unsafe fn with_avx(from: *const u8, to: *mut u8, count: usize) {
             _mm256_store_si256(to.add(5), f);
             _mm256_store_si256(to.add(6), g);
             _mm256_store_si256(to.add(7), h);
+            _mm256_store_si256(to.add(8), i);
+            _mm256_store_si256(to.add(9), j);
+            _mm256_store_si256(to.add(10), k);
+            _mm256_store_si256(to.add(11), l);
+            _mm256_store_si256(to.add(12), m);
+            _mm256_store_si256(to.add(13), n);
+            _mm256_store_si256(to.add(14), o);
+            _mm256_store_si256(to.add(15), p);
             from = from.add(STEP);
             to = to.add(STEP);
         }

@@ -271,19 +271,17 @@ impl BaseView {
     /// # Errors
     /// `InvalidInput` when there are no such pages.
     pub fn copy_to(&self, memory: &Reservation, pages: Range<usize>) -> io::Result<()> {
-        let Some(last) = pages.end.checked_sub(1).filter(|last| *last >= pages.start) else {
-            return Ok(());
-        };
-        let there = self.page(last).is_some() && memory.page(last).is_some();
-        let (Some(from), Some(to), true) =
-            (self.page(pages.start), memory.page(pages.start), there)
-        else {
+        let end = pages.end.checked_mul(PAGE_SIZE);
+        let there = end.is_some_and(|end| end <= self.length && end <= memory.length);
+        if !there || pages.start > pages.end {
             return Err(io::ErrorKind::InvalidInput.into());
-        };
-        // SAFETY: both pointers are the start of a whole mapped page, and so is the
-        // last page in both mappings (`page` checked the bounds, each mapping is
-        // contiguous, and neither is ever removed), so all pages in between are mapped;
-        // the two mappings do not overlap. No Rust reference to either exists. The guest,
+        }
+        let offset = pages.start * PAGE_SIZE;
+        let from = ptr::with_exposed_provenance(self.address + offset);
+        let to = ptr::with_exposed_provenance_mut(memory.address + offset);
+        // SAFETY: both pointers are at the start of a page, and the end of the last page is
+        // in both mappings, which are contiguous and never removed, so all pages in between
+        // are mapped; the two mappings do not overlap. No Rust reference to either exists. The guest,
         // who alone writes them, is stopped.
         unsafe { copy::pages(from, to, pages.len()) };
         Ok(())
