@@ -27,6 +27,9 @@ impl Sample {
 pub struct Series {
     /// In no order.
     pub samples: Vec<Sample>,
+    /// Huge pages that the host's memory files had when the series ended: how a snapshot's
+    /// memory came to lie.
+    pub huge_pages: Option<u64>,
 }
 
 impl Series {

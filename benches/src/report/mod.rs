@@ -3,7 +3,8 @@
 //! ```json
 //! {"report": "demo", "revision": "71be032", "clock": "wall",
 //!  "host": {"kernel": "6.12.57", "cpu": "…", "cpus": 4, "box": false},
-//!  "rows": [{"name": "demo/reset", "unit": "ms", "p50": 0.31, "p99": 0.52, "n": 20, "params": {}}],
+//!  "rows": [{"name": "demo/reset", "unit": "ms", "p50": 0.31, "p99": 0.52,
+//!            "p25": 0.3, "p75": 0.33, "n": 20, "params": {}}],
 //!  "floor": [], "peers": [{"peer": "qemu-microvm 7.2", "rows": []}],
 //!  "checks": [{"name": "demo/answers_right", "ok": true, "detail": "20 of 20"}]}
 //! ```
@@ -64,12 +65,16 @@ pub enum Clock {
 pub struct Row {
     /// What, for example `demo/reset`.
     pub name: String,
-    /// The unit of `p50` and `p99`, for example `ms` or `pages`.
+    /// The unit of all values, for example `ms` or `pages`.
     pub unit: String,
     /// The median, in `unit`.
     pub p50: f64,
     /// The value that 99 of 100 samples do not exceed, in `unit`.
     pub p99: f64,
+    /// Where the middle half of the samples begins, in `unit`.
+    pub p25: f64,
+    /// Where the middle half of the samples ends, in `unit`.
+    pub p75: f64,
     /// How many samples.
     pub n: u64,
     /// Under which conditions.
@@ -227,8 +232,8 @@ pub(crate) mod tests {
         let expected = json!({
             "report": "bench/reset", "revision": "abc", "clock": "virtual",
             "host": {"kernel": "6.12", "cpu": "a processor", "cpus": 2, "box": true},
-            "rows": [{"name": "reset/pages", "unit": "ms", "p50": 0.25, "p99": 0.25, "n": 1,
-                      "params": {"pages": 50}}],
+            "rows": [{"name": "reset/pages", "unit": "ms", "p50": 0.25, "p99": 0.25,
+                      "p25": 0.25, "p75": 0.25, "n": 1, "params": {"pages": 50}}],
             "floor": [], "peers": [],
             "checks": [{"name": "reset/equal", "ok": true, "detail": "200 of 200"}]
         });

@@ -26,7 +26,7 @@ impl Samples {
         self.values.push(value);
     }
 
-    /// The row: median and 99th percentile. `None` without samples.
+    /// The row: median, quartiles and 99th percentile. `None` without samples.
     #[must_use]
     pub fn row<'a>(
         &self,
@@ -44,6 +44,8 @@ impl Samples {
             unit: self.unit.to_owned(),
             p50: percentile(&sorted, 50)?,
             p99: percentile(&sorted, 99)?,
+            p25: percentile(&sorted, 25)?,
+            p75: percentile(&sorted, 75)?,
             n: u64::try_from(sorted.len()).ok()?,
             params,
         })

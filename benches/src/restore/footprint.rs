@@ -61,6 +61,18 @@ fn read(path: &Path) -> Result<String, FootprintError> {
     })
 }
 
+/// Huge pages that the host's memory files have; `None` where it does not say.
+pub fn huge_pages() -> Option<u64> {
+    /// KiB of a huge page.
+    const HUGE_KIB: u64 = 2048;
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("ShmemHugePages:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / HUGE_KIB)
+}
+
 fn only_process() -> Result<String, FootprintError> {
     let entries = fs::read_dir("/proc").map_err(|source| FootprintError::Read {
         path: "/proc".into(),

@@ -252,6 +252,7 @@ impl<'a> Bench<'a> {
                     let samples = self.round(&client, subject, setting, concurrency).await?;
                     series.samples.extend(samples);
                 }
+                series.huge_pages = footprint::huge_pages();
             }
             Cache::Cold => {
                 for _ in 0..setting.rounds {

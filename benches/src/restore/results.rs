@@ -48,6 +48,11 @@ pub fn rows(report: &mut Report, runtime: &str, setting: &Setting, series: &Seri
     }
     let faults = series.counts("faults", |s| s.record.userfaults);
     report.add(faults.row("restore/userfaults", params()));
+    if let Some(count) = series.huge_pages {
+        let mut huge = Samples::new("pages");
+        huge.push(crate::report::whole(count));
+        report.add(huge.row("restore/huge_pages", params()));
+    }
     let wanted = if setting.blank_pool { "hit" } else { "miss" };
     let as_wanted = |s: &&Sample| s.record.blank_pool.as_deref() == Some(wanted);
     let (all, right) = (
