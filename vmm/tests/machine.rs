@@ -18,7 +18,7 @@ use harness::{
     snapshot, stream_pair, tell,
 };
 use snapback_proto::CONTROL_VERSION;
-use snapback_proto::control::{Command, Devices, Machine, PageRun, Reply, Run};
+use snapback_proto::control::{Command, Devices, Machine, PageRun, Reply, Run, VmmMessage};
 use snapback_proto::cpu::CpuTemplate;
 use snapback_proto::frame::read_frame;
 use snapback_proto::guest::GuestMessage;
@@ -113,6 +113,23 @@ fn a_restore_that_lets_the_guest_run_takes_one_message_each_way() {
         assert_eq!(said, GuestMessage::Resumed { generation: 9 });
         vmm.reset();
         assert_eq!(vmm.differences(), [""; 0], "{vcpus} vCPUs");
+    }
+}
+
+#[test]
+fn a_reset_right_behind_a_run_is_answered_after_it() {
+    let machine = restored(Cache::Warm);
+    for _ in 0..3 {
+        let (_channel, theirs) = stream_pair();
+        machine.vmm.tell(&Command::Run(Run::default()), &[&theirs]);
+        machine.vmm.tell(&Command::RESET, &[]);
+        let (first, _) = machine.vmm.message();
+        let entered = matches!(first, VmmMessage::Reply(Reply::Running { .. }));
+        assert!(entered, "{first:?}");
+        let (second, _) = machine.vmm.message();
+        let was_reset = matches!(second, VmmMessage::Reply(Reply::Reset(_)));
+        assert!(was_reset, "{second:?}");
+        assert_eq!(machine.differences(), Vec::<String>::new());
     }
 }
 

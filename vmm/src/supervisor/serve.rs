@@ -138,6 +138,7 @@ impl Supervisor {
     /// Executes one command and answers it.
     fn obey(&mut self, request: Request) -> Result<(), ControlError> {
         let name = request.name();
+        let ends_run = matches!(request, Request::Reset { .. });
         let mut steps = steps_of(&request).iter();
         let next = steps.try_fold(self.state, |state, step| state.after(*step));
         let answer = match next {
@@ -148,6 +149,11 @@ impl Supervisor {
             })),
             Some(next) => self.execute(request).inspect(|_| self.state = next),
         };
+        if ends_run {
+            // A reset right behind a run stops a guest that has been entered meanwhile: the
+            // run is answered first.
+            self.look_at_entrance()?;
+        }
         match answer {
             Ok(Answer::Entered) => Ok(()),
             Ok(Answer::Now(reply, fd)) => {

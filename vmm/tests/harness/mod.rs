@@ -109,9 +109,14 @@ impl Vmm {
         control::receive(&self.socket).unwrap()
     }
 
-    pub fn ask(&self, command: &control::Command, fds: &[&dyn AsFd]) -> (Reply, Vec<OwnedFd>) {
+    /// Sends a command and does not wait.
+    pub fn tell(&self, command: &control::Command, fds: &[&dyn AsFd]) {
         let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
         control::send(&self.socket, command, &fds).unwrap();
+    }
+
+    pub fn ask(&self, command: &control::Command, fds: &[&dyn AsFd]) -> (Reply, Vec<OwnedFd>) {
+        self.tell(command, fds);
         match self.message() {
             (VmmMessage::Reply(reply), fds) => (reply, fds),
             (VmmMessage::Event(event), _) => panic!("{event:?} instead of a reply to {command:?}"),
