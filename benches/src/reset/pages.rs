@@ -107,11 +107,12 @@ fn few(machine: &Machine, quick: bool, report: &mut Report) -> Result<(), ResetE
         Urgent::new(machine.pid())?,
     );
     let cut = |micros| machine.cut_short(Duration::from_micros(micros));
-    for _ in 0..COOL_DOWN {
-        cut(*CUT_AFTER_US.end())?;
-    }
     let mut resets = Vec::new();
     for micros in CUT_AFTER_US.step_by(CUT_STEP_US) {
+        // Hot pages are copied whether they were written or not: those of longer lives cool.
+        for _ in 0..COOL_DOWN {
+            cut(micros)?;
+        }
         for _ in 0..rounds {
             resets.push(cut(micros)?);
         }
