@@ -21,8 +21,8 @@ pub const THOUSAND: u32 = 850;
 const COOL_DOWN: u32 = 70;
 /// How long guests run that have no request, from the command that lets them: until they are
 /// just entered, until they have gone to sleep again, and in between.
-const CUT_AFTER_US: std::ops::RangeInclusive<u64> = 130..=250;
-const CUT_STEP_US: usize = 8;
+const CUT_AFTER_US: std::ops::RangeInclusive<u64> = 100..=130;
+const CUT_STEP_US: usize = 2;
 /// The pages that such lives wrote, by which they are told apart.
 const FEW: [(u64, u64); 4] = [(20, 39), (40, 60), (61, 80), (81, 120)];
 /// Those with fifty.
