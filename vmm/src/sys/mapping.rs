@@ -281,8 +281,8 @@ impl BaseView {
         let to = ptr::with_exposed_provenance_mut(memory.address + offset);
         // SAFETY: both pointers are at the start of a page, and the end of the last page is
         // in both mappings, which are contiguous and never removed, so all pages in between
-        // are mapped; the two mappings do not overlap. No Rust reference to either exists. The guest,
-        // who alone writes them, is stopped.
+        // are mapped; the two mappings do not overlap. No Rust reference to either exists.
+        // The guest, who alone writes them, is stopped.
         unsafe { copy::pages(from, to, pages.len()) };
         Ok(())
     }

@@ -47,6 +47,14 @@ pub fn judge(ended: Vec<Ended>, failed: &[FailedTests], second: Ended) -> (Ended
     sum.tally.failed = 0;
     sum.tally += second.tally;
     sum.unwell = second.unwell;
+    let count: usize = failed.iter().map(|of| of.names.len()).sum();
+    let missing = (count as u64).saturating_sub(second.tally.ran());
+    if missing > 0 {
+        // A test that did not run has not passed.
+        sum.tally.failed += missing;
+        let unwell = format!("{missing} tests that were to run once more did not");
+        sum.unwell.push(unwell);
+    }
     let fails_again = |program: &TestProgram, name: &String| {
         let mut again = second.failed.iter().filter(|of| of.program == *program);
         again.any(|of| of.names.contains(name))
@@ -137,7 +145,12 @@ mod tests {
         let mut crashed = ended(0, vec![]);
         crashed.tally += Tally::FAILURE;
         let (sum, names) = judge(batches(), &first, crashed);
-        assert_eq!((sum.tally.passed, sum.tally.failed), (12, 1));
+        assert_eq!((sum.tally.passed, sum.tally.failed), (12, 2));
         assert!(names.is_empty());
+
+        let (sum, names) = judge(batches(), &first, ended(0, vec![]));
+        assert_eq!((sum.tally.passed, sum.tally.failed), (12, 2));
+        assert!(names.is_empty());
+        assert_eq!(sum.unwell.len(), 1);
     }
 }
