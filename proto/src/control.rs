@@ -69,8 +69,9 @@ pub enum Command {
     /// memory is in the memfd of `Boot`. Only the end of the process follows.
     Snapshot,
     /// Put a snapshot into a blank machine. Descriptors: memory (memfd, mapped
-    /// private), state file, serial output (pipe), then those of [`Devices`], then
-    /// those of the run if there is one.
+    /// private), state file, serial output (pipe), copies of the pages that are
+    /// `written` if there are any (a file of these, one after the other), then those of
+    /// [`Devices`], then those of the run if there is one.
     Restore {
         /// The same devices as at `Boot`; a scratch disk's base is now what it
         /// held at the snapshot.
@@ -81,6 +82,9 @@ pub enum Command {
         /// Pages that the guest will probably write, at most [`MAX_RUNS`] runs: where the
         /// memory is whole, each is made the machine's own before it is asked for. A hint.
         written: Vec<PageRun>,
+        /// Pages that it will probably touch besides, at most [`MAX_RUNS`] runs: KVM maps
+        /// them before it is entered. A hint.
+        touched: Vec<PageRun>,
         /// Let the guest run at once, as [`Command::Run`] does: one message each way.
         run: Option<Run>,
     },

@@ -66,20 +66,35 @@ fn a_cold_restore_pages_in_what_it_needs() {
     assert_eq!(machine.request("{}"), r#"{"calls": 1, "trace": 1}"#);
 }
 
-/// Pages that are to be a machine's own ahead: some that its guest reads and writes, all
+/// Pages of a memory that a machine gets ahead: some that its guest reads and writes, all
 /// kinds of nonsense, and some twice.
-fn ahead(pages: u64) -> Vec<PageRun> {
-    let last = u32::try_from(pages).unwrap() - 1;
+fn ahead(memory: u64) -> Vec<PageRun> {
+    let last = u32::try_from(memory / 4096).unwrap() - 1;
     let runs = [
         (0, 300),
         (200, 200),
         (last, 1),
         (last, 9),
         (last + 1, 1),
-        (u32::MAX, u32::MAX),
+        (u32::MAX, 3),
     ];
     let run = |(first, pages)| PageRun { first, pages };
     runs.map(run).to_vec()
+}
+
+/// What these pages hold, one after the other; zeroes for those that are not there.
+fn copies(memory: impl AsFd, runs: &[PageRun]) -> std::fs::File {
+    let file = tempfile::tempfile().unwrap();
+    let pages = runs.iter().flat_map(|run| {
+        let first = u64::from(run.first);
+        first..first + u64::from(run.pages)
+    });
+    for (place, page) in (0..).zip(pages) {
+        let mut bytes = [0; 4096];
+        rustix::io::pread(&memory, &mut bytes, page * 4096).unwrap();
+        rustix::io::pwrite(&file, &bytes, place * 4096).unwrap();
+    }
+    file
 }
 
 #[test]
@@ -97,11 +112,16 @@ fn a_restore_that_lets_the_guest_run_takes_one_message_each_way() {
         let (mut channel, theirs) = stream_pair();
         tell(&mut channel, 9);
         let (memory, state, disks) = (&snapshot.memory, &snapshot.state, &snapshot.disks);
-        let fds: [&dyn AsFd; 6] = [memory, state, &serial, &disks[0], &disks[1], &theirs];
+        let written = ahead(snapshot.shape.memory());
+        let copies = copies(memory, &written);
+        let fds: [&dyn AsFd; 7] = [
+            memory, state, &serial, &copies, &disks[0], &disks[1], &theirs,
+        ];
         let command = Command::Restore {
             devices: Devices::read_only_disks(2),
             lazy: false,
-            written: ahead(snapshot.shape.memory() / 4096),
+            touched: written.iter().rev().copied().collect(),
+            written,
             run: Some(Run::default()),
         };
         let (reply, _) = vmm.ask(&command, &fds);
@@ -114,6 +134,30 @@ fn a_restore_that_lets_the_guest_run_takes_one_message_each_way() {
         vmm.reset();
         assert_eq!(vmm.differences(), [""; 0], "{vcpus} vCPUs");
     }
+}
+
+#[test]
+fn copies_of_pages_that_are_not_all_there_are_refused() {
+    let snapshot = snapshot();
+    let vmm = Vmm::start();
+    let _pages = vmm.prepare(snapshot.shape);
+    let (_console, serial) = Console::new();
+    let (memory, state, disks) = (&snapshot.memory, &snapshot.state, &snapshot.disks);
+    let copies = tempfile::tempfile().unwrap();
+    copies.set_len(4096 + 4095).unwrap();
+    let fds: [&dyn AsFd; 6] = [memory, state, &serial, &copies, &disks[0], &disks[1]];
+    let command = Command::Restore {
+        devices: Devices::read_only_disks(2),
+        lazy: false,
+        written: vec![PageRun { first: 3, pages: 2 }],
+        touched: Vec::new(),
+        run: None,
+    };
+    let (reply, _) = vmm.ask(&command, &fds);
+    let Reply::Failed(failure) = reply else {
+        panic!("{reply:?}");
+    };
+    assert!(failure.reason.contains("copies of pages"), "{failure:?}");
 }
 
 #[test]
@@ -344,6 +388,7 @@ fn the_process_ends_with_its_control_socket_even_while_a_fault_is_unanswered() {
         devices: Devices::read_only_disks(2),
         lazy: true,
         written: Vec::new(),
+        touched: Vec::new(),
         run: None,
     };
     snapback_proto::control::send(&vmm.socket, &restore, &fds).unwrap();

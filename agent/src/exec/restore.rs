@@ -13,7 +13,7 @@ use snapback_vmm::snapshot::manifest::Machine;
 use super::Executor;
 use crate::config::Fill;
 use crate::ids::EnvironmentId;
-use crate::pager::{MemoryCache, RegisterError, Registration};
+use crate::pager::{MemoryCache, Prepared, RegisterError, Registration};
 use crate::process::{Cause, CommandError, Fate, SpawnError, VmmProcess};
 use crate::snapshots::{Disks, FirstRun, Snapshot, Watcher};
 use crate::telemetry::log_console;
@@ -239,13 +239,12 @@ impl Executor {
         let failed = move |error: io::Error| fate.seal(Cause::Page(Arc::new(error)));
         let (cache, first_run) = self.memory_for(snapshot);
         let lazy = !cache.is_complete();
-        let mut written = Vec::new();
-        if self.paging.working_sets {
-            written.extend_from_slice(snapshot.written());
-            if snapshot.learns_writes() {
-                environment.watcher = watch(process, &ranges);
-            }
+        if self.paging.working_sets && snapshot.learns_writes() {
+            environment.watcher = watch(process, &ranges);
         }
+        let ahead = snapshot
+            .ahead()
+            .filter(|_| self.paging.working_sets && !lazy);
         let register = || {
             self.pager
                 .register(uffd, ranges, Arc::clone(&cache), failed)
@@ -258,12 +257,14 @@ impl Executor {
         environment.first_run = first_run;
         let disks = snapshot.disks();
         let mut fds = vec![cache.descriptor(), snapshot.state(), console.as_fd()];
+        fds.extend(ahead.map(Prepared::copies));
         fds.extend(borrowed(disks));
         fds.push(channel);
         let command = Command::Restore {
             devices: Devices::read_only_disks(disks.len()),
             lazy,
-            written,
+            written: ahead.map_or_else(Vec::new, |ahead| ahead.written().to_vec()),
+            touched: ahead.map_or_else(Vec::new, |ahead| ahead.touched().to_vec()),
             run: Some(run),
         };
         let limit = self.timeouts.command();
@@ -287,8 +288,8 @@ impl Executor {
         if self.paging.fill == Fill::Background && snapshot.to_complete() {
             self.pager.complete(snapshot.memory());
         }
-        if snapshot.to_collapse() {
-            self.pager.make_huge(snapshot.memory(), snapshot.written());
+        if let Some(work) = snapshot.to_arrange() {
+            self.pager.arrange(work);
         }
         (Arc::clone(snapshot.memory()), None)
     }

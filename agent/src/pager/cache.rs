@@ -34,6 +34,17 @@ pub struct MemoryCache {
     complete: AtomicBool,
 }
 
+/// What became of a place of a huge page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Joined {
+    /// It is one.
+    Yes,
+    /// It is not.
+    No,
+    /// There is no such place any more.
+    Over,
+}
+
 /// What a cache has done so far.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
@@ -172,25 +183,24 @@ impl MemoryCache {
     }
 
     /// Makes one huge page of the pages in the place of huge page `number`, if most of
-    /// them hold something: its holes take up memory then. False when there is no such
-    /// place any more, or the kernel has no huge pages.
-    pub(super) fn make_huge(&self, number: u64) -> bool {
+    /// them hold something or it is worth it anyway: its holes take up memory then.
+    pub(super) fn join(&self, number: u64, worth_it: bool) -> Joined {
         let first = number * PAGES_PER_HUGE;
         let pages = first..first + PAGES_PER_HUGE;
         if pages.end * PAGE > self.len {
-            return false;
+            return Joined::Over;
         }
         let held = pages.filter(|page| self.has(*page)).count();
-        if u64::try_from(held).unwrap_or(0) * 2 < PAGES_PER_HUGE {
-            return true;
+        let full = u64::try_from(held).unwrap_or(0) * 2 >= PAGES_PER_HUGE;
+        if !full && !worth_it {
+            return Joined::No;
         }
         match memfd::collapse(&self.memfd, first * PAGE) {
-            Ok(()) => true,
-            // Memory may be short now, or too scattered.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+            Ok(()) => Joined::Yes,
             Err(error) => {
-                tracing::debug!(%error, "there are no huge pages");
-                false
+                // There are none, or memory is short now, or too scattered.
+                tracing::debug!(%error, "pages cannot be put together");
+                Joined::No
             }
         }
     }

@@ -14,6 +14,7 @@
 //! pages are brought at once, between faults, by the same threads. All the rest may
 //! follow them: machines that are restored from a complete memory need no pager at all.
 
+mod ahead;
 mod bitmap;
 mod cache;
 mod completion;
@@ -23,6 +24,7 @@ mod service;
 mod source;
 mod working_set;
 
+pub use ahead::{Ahead, Arranging, Prepared};
 pub use bitmap::Bitmap;
 pub use cache::{CacheStats, MemoryCache};
 pub use completion::Completion;

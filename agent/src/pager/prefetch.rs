@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::ahead::Arranging;
 use super::cache::MemoryCache;
 use super::completion::Completion;
 use super::working_set::WorkingSet;
@@ -21,8 +22,8 @@ enum Piece {
     Pages(Arc<MemoryCache>, Vec<Range<u64>>),
     /// One step towards all of a memory.
     Rest(Completion),
-    /// Huge pages of a memory that is whole, from the first of these on.
-    Huge(Arc<MemoryCache>, VecDeque<u64>),
+    /// One step of arranging a memory that is whole.
+    Arrange(Arranging),
 }
 
 /// What is still to be brought. Readable while there is something.
@@ -57,10 +58,9 @@ impl Prefetches {
         self.extend([Piece::Rest(Completion::of(Arc::clone(cache)))]);
     }
 
-    /// Huge pages of a memory that is whole, by number, after everything that waits
-    /// already.
-    pub(super) fn add_huge(&self, cache: &Arc<MemoryCache>, numbers: VecDeque<u64>) {
-        self.extend([Piece::Huge(Arc::clone(cache), numbers)]);
+    /// Arranging a memory that is whole, after everything that waits already.
+    pub(super) fn add_arranging(&self, work: Arranging) {
+        self.extend([Piece::Arrange(work)]);
     }
 
     fn extend(&self, pieces: impl IntoIterator<Item = Piece>) {
@@ -87,7 +87,11 @@ impl Prefetches {
             .pop_front();
         match piece {
             Some(Piece::Pages(cache, runs)) => bring(&cache, runs),
-            Some(Piece::Huge(cache, numbers)) => self.make_huge(cache, numbers),
+            Some(Piece::Arrange(mut work)) => {
+                if work.step() {
+                    self.extend([Piece::Arrange(work)]);
+                }
+            }
             Some(Piece::Rest(mut completion)) => match completion.step() {
                 Ok(true) => self.extend([Piece::Rest(completion)]),
                 Ok(false) => {}
@@ -97,14 +101,6 @@ impl Prefetches {
                 }
             },
             None => {}
-        }
-    }
-
-    /// Makes the next huge page; the others wait behind what came meanwhile. The host
-    /// that refuses one would refuse all.
-    fn make_huge(&self, cache: Arc<MemoryCache>, mut numbers: VecDeque<u64>) {
-        if numbers.pop_front().is_some_and(|one| cache.make_huge(one)) {
-            self.extend([Piece::Huge(cache, numbers)]);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! other way than by being told to is the end of the pager: a fault may be lost with it,
 //! so every microVM in its care is ended, and none is taken any more.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,11 +15,12 @@ use std::thread::JoinHandle;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, eventfd};
-use snapback_proto::control::{FaultRange, PageRun};
+use snapback_proto::control::FaultRange;
 use snapback_vmm::sys::uffd::{Fault, MAX_EVENTS, Uffd};
 
 use super::PAGE;
-use super::cache::{MemoryCache, PAGES_PER_HUGE};
+use super::ahead::Arranging;
+use super::cache::MemoryCache;
 use super::prefetch::Prefetches;
 use super::working_set::WorkingSet;
 
@@ -247,18 +248,9 @@ impl Pager {
         self.shared.prefetches.add_rest(cache);
     }
 
-    /// Puts pages of a memory that is whole together to huge ones, between faults and
-    /// after everything else; where one of `written` lies, a huge page would only be
-    /// taken apart again by each microVM.
-    pub fn make_huge(&self, cache: &Arc<MemoryCache>, written: &[PageRun]) {
-        let apart: BTreeSet<u64> = written
-            .iter()
-            .flat_map(|run| [run.first, run.first.saturating_add(run.pages.max(1) - 1)])
-            .map(|page| u64::from(page) / PAGES_PER_HUGE)
-            .collect();
-        let all = 0..cache.len() / PAGE / PAGES_PER_HUGE;
-        let numbers = all.filter(|number| !apart.contains(number)).collect();
-        self.shared.prefetches.add_huge(cache, numbers);
+    /// Arranges a memory that is whole, between faults and after everything else.
+    pub fn arrange(&self, work: Arranging) {
+        self.shared.prefetches.add_arranging(work);
     }
 }
 

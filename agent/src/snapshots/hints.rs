@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use snapback_proto::control::PageRun;
-
 use super::Snapshot;
 use super::writes::{Watcher, Writes};
-use crate::pager::{MemoryCache, PAGE, Recording, WORKING_SET_FILE_NAME, WorkingSet};
+use crate::pager::{
+    Ahead, Arranging, MemoryCache, PAGE, Prepared, Recording, WORKING_SET_FILE_NAME, WorkingSet,
+};
 
 /// A snapshot's working set, once there is one.
 #[derive(Debug)]
@@ -19,8 +19,9 @@ pub(super) struct Hints {
     recording: AtomicBool,
     prefetched: AtomicBool,
     completing: AtomicBool,
-    collapsing: AtomicBool,
+    arranging: AtomicBool,
     writes: Writes,
+    ahead: Arc<Ahead>,
 }
 
 impl Hints {
@@ -33,7 +34,8 @@ impl Hints {
             recording: AtomicBool::new(false),
             prefetched: AtomicBool::new(false),
             completing: AtomicBool::new(false),
-            collapsing: AtomicBool::new(false),
+            arranging: AtomicBool::new(false),
+            ahead: Arc::default(),
         }
     }
 
@@ -122,19 +124,22 @@ impl Snapshot {
         !self.memory().is_complete() && !self.hints.completing.swap(true, Ordering::Relaxed)
     }
 
-    /// Whether pages of its memory are to be put together to huge ones: true for the first
-    /// who asks once all of it is there and it is known what runs write.
+    /// The work of arranging its memory for its microVMs: for the first who asks once all of
+    /// it is there and it is known what runs write.
     #[must_use]
-    pub fn to_collapse(&self) -> bool {
-        self.memory().is_complete()
-            && !self.written().is_empty()
-            && !self.hints.collapsing.swap(true, Ordering::Relaxed)
+    pub fn to_arrange(&self) -> Option<Arranging> {
+        let written = self.hints.writes.known();
+        let now = self.memory().is_complete()
+            && !written.is_empty()
+            && !self.hints.arranging.swap(true, Ordering::Relaxed);
+        let (memory, set) = (self.memory(), self.working_set());
+        now.then(|| Arranging::new(memory, written, set, &self.hints.ahead))
     }
 
-    /// The pages that runs write, as far as that is known.
+    /// What its microVMs get ahead, once that is prepared.
     #[must_use]
-    pub fn written(&self) -> &[PageRun] {
-        self.hints.writes.known()
+    pub fn ahead(&self) -> Option<&Prepared> {
+        self.hints.ahead.get()
     }
 
     /// Whether the next run is one to learn from.

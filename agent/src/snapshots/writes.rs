@@ -21,8 +21,8 @@ use crate::pager::{PAGE, WorkingSet};
 
 /// Its name in a snapshot's directory.
 pub const FILE_NAME: &str = "written-set";
-/// Most pages: what a machine may have of its own before it has done anything, 2 MiB.
-const MAX_PAGES: usize = 512;
+/// Most pages: what a machine may have of its own before it has done anything, 4 MiB.
+const MAX_PAGES: usize = 1024;
 /// Runs in larger machines are not looked at: that takes time in proportion, and a caller
 /// waits for it.
 const MAX_MEMORY: u64 = 1 << 30;

@@ -14,6 +14,8 @@ use snapback_proto::control::{
 };
 use snapback_proto::words::chain;
 
+use crate::memory::{Expected, Written};
+
 pub use hangup::exit_on_hangup;
 
 /// What the agent asks for, with its descriptors by name.
@@ -97,8 +99,8 @@ pub struct RestoreFiles {
     pub devices: DeviceFiles,
     /// Whether the memory may lack pages of the snapshot.
     pub lazy: bool,
-    /// Pages that are to be the machine's own ahead.
-    pub written: Vec<PageRun>,
+    /// What its guest will probably do.
+    pub expected: Expected,
     /// How the guest is let go, if that is to follow at once.
     pub run: Option<RunFiles>,
 }
@@ -250,11 +252,15 @@ impl Request {
                 devices,
                 lazy,
                 written,
+                touched,
                 run,
             } => {
                 let of_run = run.map_or(0, Run::descriptors);
+                let of_pages = usize::from(!written.is_empty());
                 let last = fds.split_off(fds.len().saturating_sub(of_run));
-                let (head, devices) = split(fds, &devices).map_err(|n| wrong(n + of_run))?;
+                let copies = take_copies(&mut fds, written);
+                let (head, devices) =
+                    split(fds, &devices).map_err(|n| wrong(n + of_pages + of_run))?;
                 let [memory, state, serial] = head;
                 let take = |run| RunFiles::take(run, last).map_err(wrong);
                 Ok(Self::Restore(RestoreFiles {
@@ -263,7 +269,10 @@ impl Request {
                     serial,
                     devices,
                     lazy,
-                    written,
+                    expected: Expected {
+                        written: copies,
+                        touched,
+                    },
                     run: run.map(take).transpose()?,
                 }))
             }
@@ -301,6 +310,16 @@ fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Option<[OwnedFd; N]> {
 /// The hub comes last, if there is one.
 fn take_hub(fds: &mut Vec<OwnedFd>, hub: bool) -> Option<OwnedFd> {
     if hub { fds.pop() } else { None }
+}
+
+/// The copies of pages come after memory, state and serial output, if there are any.
+fn take_copies(fds: &mut Vec<OwnedFd>, runs: Vec<PageRun>) -> Option<Written> {
+    const PLACE: usize = 3;
+    if runs.is_empty() || fds.len() <= PLACE {
+        return None;
+    }
+    let copies = fds.remove(PLACE);
+    Some(Written { runs, copies })
 }
 
 /// `N` descriptors by position and then those of `devices`, or how many there
@@ -396,7 +415,8 @@ mod tests {
             hub,
             barrier: false,
         };
-        let restore = |run| Command::Restore {
+        let one = [PageRun { first: 7, pages: 2 }];
+        let restore = |written: &[PageRun], run| Command::Restore {
             devices: Devices {
                 disks: vec![
                     Disk::Scratch {
@@ -407,15 +427,18 @@ mod tests {
                 net: Some(Net { mac: [2; 6] }),
             },
             lazy: true,
-            written: Vec::new(),
+            written: written.to_vec(),
+            touched: one.to_vec(),
             run,
         };
         let cases = [
             (boot, 7),
             (with_hub, 8),
-            (restore(None), 7),
-            (restore(Some(run(false))), 8),
-            (restore(Some(run(true))), 9),
+            (restore(&[], None), 7),
+            (restore(&[], Some(run(false))), 8),
+            (restore(&[], Some(run(true))), 9),
+            (restore(&one, None), 8),
+            (restore(&one, Some(run(true))), 10),
             (Command::Run(run(false)), 1),
             (Command::Run(run(true)), 2),
             (Command::RESET, 0),

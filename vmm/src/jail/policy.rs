@@ -264,7 +264,9 @@ pub const IOCTLS: &[Ioctl] = &[
     iow(KVM, 0xe1, 24, "KVM_SET_DEVICE_ATTR"),
     iow(KVM, 0xa0, 112, "KVM_SET_PIT2"),
     iow(KVM, 0x7b, 48, "KVM_SET_CLOCK"),
+    // What a restore does for each run of pages.
     iowr(KVM, 0xd5, 64, "KVM_PRE_FAULT_MEMORY"),
+    iowr(UFFD, 0x03, 40, "UFFDIO_COPY"),
     // Reading a vCPU and its machine: snapshot and verify.
     ior(KVM, 0x81, 144, "KVM_GET_REGS"),
     ior(KVM, 0x83, 312, "KVM_GET_SREGS"),
@@ -309,7 +311,6 @@ pub const IOCTLS: &[Ioctl] = &[
     iowr(UFFD, 0x00, 32, "UFFDIO_REGISTER"),
     ior(UFFD, 0x01, 16, "UFFDIO_UNREGISTER"),
     ior(UFFD, 0x02, 16, "UFFDIO_WAKE"),
-    iowr(UFFD, 0x03, 40, "UFFDIO_COPY"),
     // A tap that was handed over: what it is, and what its guest takes over.
     iow(TUN, 0xd0, 4, "TUNSETOFFLOAD"),
     iow(TUN, 0xd8, 4, "TUNSETVNETHDRSZ"),

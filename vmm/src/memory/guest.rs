@@ -10,6 +10,7 @@ use kvm_ioctls::VmFd;
 use snapback_proto::control::{FaultRange, PageRun};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
+use super::ahead::Piece;
 use super::compare;
 use super::dirty::DirtyPages;
 use super::layout::{InvalidSize, Stretch, stretches};
@@ -91,14 +92,15 @@ impl Part {
         self.length() / PAGE_SIZE
     }
 
-    /// The part of a run of the file's pages that lies here, by its own page numbers.
-    fn clip(&self, run: &PageRun) -> Option<Range<usize>> {
+    /// The part of a run of the file's pages that lies here, by its own page numbers, and
+    /// how many pages of the run come before it.
+    fn clip(&self, run: &PageRun) -> Option<(Range<usize>, usize)> {
         let first = usize::try_from(self.stretch.offset).ok()? / PAGE_SIZE;
-        let (start, pages) = (usize::try_from(run.first), usize::try_from(run.pages));
-        let (start, pages) = (start.ok()?, pages.ok()?);
-        let end = start.checked_add(pages)?.min(first + self.pages());
-        let start = start.max(first);
-        (start < end).then(|| start - first..end - first)
+        let (begin, pages) = (usize::try_from(run.first), usize::try_from(run.pages));
+        let (begin, pages) = (begin.ok()?, pages.ok()?);
+        let end = begin.checked_add(pages)?.min(first + self.pages());
+        let start = begin.max(first);
+        (start < end).then(|| (start - first..end - first, start - begin))
     }
 
     /// The snapshot's pages under this part.
@@ -282,21 +284,41 @@ impl GuestMemory {
     }
 
     /// Makes pages of the memory file the machine's own ahead, where it has not touched
-    /// them: pages that its guest will write. Numbers are of pages in the file; those that
-    /// are not there are left out. The file must not lack a page of the snapshot.
+    /// them: pages that its guest will write. `copies` holds the same as the file's
+    /// pages. Numbers are of pages in the file; those that are not there are left out. The
+    /// file must not lack a page of the snapshot.
     ///
     /// # Errors
     /// What the kernel reports; some of the pages may be the machine's own then.
-    pub fn own_ahead(&self, uffd: &Uffd, runs: &[PageRun]) -> Result<(), MemoryError> {
+    pub fn own_ahead(
+        &self,
+        uffd: &Uffd,
+        copies: &BaseView,
+        pieces: &[Piece],
+    ) -> Result<(), MemoryError> {
         for part in &self.parts {
-            let base = part.base().map_err(kernel("map the snapshot's pages"))?;
             let copied = part.reservation.with_missing(uffd, |missing| {
-                let mut runs = runs.iter().filter_map(|run| part.clip(run));
-                runs.try_for_each(|run| base.copy_missing(missing, run))
+                pieces.iter().try_for_each(|piece| {
+                    let Some((pages, skipped)) = part.clip(&piece.run) else {
+                        return Ok(());
+                    };
+                    let place = usize::try_from(piece.place).map_err(io::Error::other)?;
+                    copies.copy_missing(place.saturating_add(skipped), missing, pages)
+                })
             });
             copied.map_err(kernel("make pages the machine's own"))?;
         }
         Ok(())
+    }
+
+    /// Where the guest sees pages of the memory file: address and length, in bytes.
+    pub fn guest_ranges(&self, run: PageRun) -> impl Iterator<Item = (u64, u64)> {
+        self.parts.iter().filter_map(move |part| {
+            let (pages, _) = part.clip(&run)?;
+            let bytes = |pages: usize| u64::try_from(pages * PAGE_SIZE).ok();
+            let base = part.stretch.base;
+            Some((base + bytes(pages.start)?, bytes(pages.len())?))
+        })
     }
 
     /// Moves the devices' dirty bits to `pages`. Returns how many there were.

@@ -11,7 +11,7 @@ use crate::arch::x86_64::boot::{self, BootError};
 use crate::arch::x86_64::template::{self, Unfit};
 use crate::bus;
 use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
-use crate::memory::MemoryError;
+use crate::memory::{Expected, MemoryError};
 use crate::reset::inventory::Parts;
 use crate::reset::load;
 use crate::vcpu::VcpuError;
@@ -46,7 +46,13 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
         .memory
         .back_shared(std::os::fd::AsFd::as_fd(&files.memory))?;
     let cpuid = Arc::from(blank.cpuid.as_slice());
-    let live = Live::assemble(blank, files.serial, files.devices, cpuid, Vec::new())?;
+    let live = Live::assemble(
+        blank,
+        files.serial,
+        files.devices,
+        cpuid,
+        Expected::default(),
+    )?;
     let entry = boot::load(
         &live.board.ram,
         &mut files.kernel,
@@ -167,13 +173,13 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
         .memory
         .back_private(uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
     // Of a memory that lacks pages, nothing is copied that the pager has not brought.
-    let written = if files.lazy {
-        Vec::new()
+    let expected = if files.lazy {
+        Expected::default()
     } else {
-        files.written
+        files.expected
     };
     let cpuid = Arc::clone(&saved.cpuid);
-    let live = Live::assemble(blank, files.serial, files.devices, cpuid, written)?;
+    let live = Live::assemble(blank, files.serial, files.devices, cpuid, expected)?;
     load(&live, &saved, Parts::ALL)?;
     Ok((live, saved))
 }

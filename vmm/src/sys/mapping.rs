@@ -203,6 +203,20 @@ pub struct BaseView {
 }
 
 impl BaseView {
+    /// Maps the first `pages` pages of `file`, read-only and shared.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when it has fewer, else what `mmap(2)` reports.
+    pub fn of_pages(file: BorrowedFd<'_>, pages: usize) -> io::Result<Self> {
+        let length = pages.checked_mul(PAGE_SIZE);
+        let length = length.ok_or(io::ErrorKind::InvalidInput)?;
+        let there = usize::try_from(rustix::fs::fstat(file)?.st_size);
+        if there.map_err(io::Error::other)? < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Self::new(file, 0, length)
+    }
+
     /// Maps `length` bytes of `file` from `offset`, read-only and shared.
     ///
     /// # Errors
@@ -260,8 +274,13 @@ impl BaseView {
     }
 
     fn page(&self, index: usize) -> Option<*const u8> {
-        let offset = index.checked_mul(PAGE_SIZE)?;
-        (offset < self.length).then(|| ptr::with_exposed_provenance(self.address + offset))
+        self.range_of(index, 1)
+    }
+
+    /// The first of `pages` pages that are all here.
+    fn range_of(&self, index: usize, pages: usize) -> Option<*const u8> {
+        let end = index.checked_add(pages)?.checked_mul(PAGE_SIZE)?;
+        (end <= self.length).then(|| ptr::with_exposed_provenance(self.address + index * PAGE_SIZE))
     }
 
     /// Copies neighbouring pages over the same pages of `memory`. The guest must be
@@ -287,30 +306,36 @@ impl BaseView {
         Ok(())
     }
 
-    /// Copies neighbouring pages to the same pages of `to`, where those are missing; they
-    /// are the process's own then.
+    /// Copies neighbouring pages, from page `first` on, to `pages` of `to`, where those are
+    /// missing; they are the process's own then.
     ///
     /// # Errors
     /// `InvalidInput` when there are no such pages, else what the kernel reports.
-    pub fn copy_missing(&self, to: &Missing<'_>, pages: Range<usize>) -> io::Result<()> {
-        let mut at = pages.start;
-        while at < pages.end {
-            let there = self.page(pages.end - 1).is_some();
+    pub fn copy_missing(
+        &self,
+        first: usize,
+        to: &Missing<'_>,
+        pages: Range<usize>,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < pages.len() {
+            let (at, left) = (pages.start + done, pages.len() - done);
+            let source = first.checked_add(done);
+            let source = source.and_then(|source| self.range_of(source, left));
             let last = to.memory.page(pages.end - 1).is_some();
-            let (Some(from), Some(into), true) = (self.page(at), to.memory.page(at), there && last)
-            else {
+            let (Some(from), Some(into), true) = (source, to.memory.page(at), last) else {
                 return Err(io::ErrorKind::InvalidInput.into());
             };
             let number = |n: usize| u64::try_from(n).map_err(io::Error::other);
-            let len = number((pages.end - at) * PAGE_SIZE)?;
+            let len = number(left * PAGE_SIZE)?;
             let (from, into) = (from.expose_provenance(), into.expose_provenance());
-            // SAFETY: both are the start of a whole mapped page, and so is the last page in
-            // both mappings, as in `copy_to`; none of the two is ever removed, and only raw
+            // SAFETY: both are the start of a whole mapped page, and the last of them is in
+            // its mapping, too; none of the two mappings is ever removed, and only raw
             // pointers lead into the one that is copied to.
             let copied = unsafe { to.uffd.copy(number(into)?, number(from)?, len)? };
             let copied = usize::try_from(copied).map_err(io::Error::other)? / PAGE_SIZE;
             // The next one is not missing.
-            at += copied + 1;
+            done += copied + 1;
         }
         Ok(())
     }

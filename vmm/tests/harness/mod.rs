@@ -277,6 +277,7 @@ pub fn restore_onto(
         devices: extra.devices(),
         lazy: true,
         written: Vec::new(),
+        touched: Vec::new(),
         run: None,
     };
     vmm.ask(&command, &fds)

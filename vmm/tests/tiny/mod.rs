@@ -264,6 +264,7 @@ impl Running {
                 devices: Devices::default(),
                 lazy: true,
                 written: Vec::new(),
+                touched: Vec::new(),
                 run: None,
             },
             &fds,
