@@ -7,6 +7,8 @@
 //! What there is to put back, in which order and why, is the table in [`inventory`].
 //! Pages come last: setting a processor's registers can make KVM write guest
 //! memory (its clock's page), and KVM's dirty bitmap names those pages like any other.
+//! Some registers of a vCPU that is alone wait in its run page, and are taken when it is
+//! entered ([`run_page`]); what is written then is of the next life.
 //! Guest time is not set here but when the guest runs again, so that it never
 //! shows how long a machine waited. [`verify`] compares the result.
 
