@@ -17,7 +17,7 @@ use harness::{Cache, Shape, boot_root, execute, restored_from};
 const CHECKS: &str = include_str!("harness/checks.py");
 
 /// Checks that must be there: one that vanishes is not missed otherwise.
-const EXPECTED: [&str; 12] = [
+const EXPECTED: [&str; 13] = [
     "acpi_tables",
     "clocks",
     "device_interrupts",
@@ -30,6 +30,7 @@ const EXPECTED: [&str; 12] = [
     "serial",
     "sockets",
     "vsock_data",
+    "watchdog",
 ];
 
 /// Runs all checks in a guest that began `wakes` times from a snapshot.

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{
-    Cache, Console, Shape, Vmm, boot_and_snapshot, restore_command, restored, restored_from,
-    snapshot, stream_pair, tell,
+    Cache, Console, Shape, Snapshot, Vmm, boot_and_snapshot, restore_command, restored,
+    restored_from, snapshot, stream_pair, tell,
 };
 use snapback_proto::CONTROL_VERSION;
 use snapback_proto::control::{Command, Devices, Machine, PageRun, Reply, Run, VmmMessage};
@@ -104,36 +104,58 @@ fn a_restore_that_lets_the_guest_run_takes_one_message_each_way() {
             vcpus,
             ..Shape::SMALL
         });
-        let vmm = Vmm::start();
-        // Nobody answers a fault: the memory is whole.
-        let _pages = vmm.prepare(snapshot.shape);
-        let (_console, serial) = Console::new();
-        // What the guest hears first waits for it.
-        let (mut channel, theirs) = stream_pair();
-        tell(&mut channel, 9);
-        let (memory, state, disks) = (&snapshot.memory, &snapshot.state, &snapshot.disks);
-        let written = ahead(snapshot.shape.memory());
-        let copies = copies(memory, &written);
-        let fds: [&dyn AsFd; 7] = [
-            memory, state, &serial, &copies, &disks[0], &disks[1], &theirs,
-        ];
-        let command = Command::Restore {
-            devices: Devices::read_only_disks(2),
-            lazy: false,
-            touched: written.iter().rev().copied().collect(),
-            written,
-            run: Some(Run::default()),
-        };
-        let (reply, _) = vmm.ask(&command, &fds);
-        assert!(
-            matches!(reply, Reply::Running { entered_ns: 1.. }),
-            "{reply:?}"
-        );
-        let (said, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
-        assert_eq!(said, GuestMessage::Resumed { generation: 9 });
+        let (vmm, _console) = restored_and_resumed(&snapshot);
         vmm.reset();
         assert_eq!(vmm.differences(), [""; 0], "{vcpus} vCPUs");
     }
+}
+
+/// A machine in its first life, whose guest has said that it goes on.
+fn restored_and_resumed(snapshot: &Snapshot) -> (Vmm, Console) {
+    let vmm = Vmm::start();
+    // Nobody answers a fault: the memory is whole.
+    let _pages = vmm.prepare(snapshot.shape);
+    let (console, serial) = Console::new();
+    let (memory, state, disks) = (&snapshot.memory, &snapshot.state, &snapshot.disks);
+    let written = ahead(snapshot.shape.memory());
+    let copies = copies(memory, &written);
+    let command = Command::Restore {
+        devices: Devices::read_only_disks(2),
+        lazy: false,
+        touched: written.iter().rev().copied().collect(),
+        written,
+        run: Some(Run::default()),
+    };
+    let fds: [&dyn AsFd; 6] = [memory, state, &serial, &copies, &disks[0], &disks[1]];
+    resumed_by(&vmm, &command, &fds);
+    (vmm, console)
+}
+
+/// Lets the guest go by `command`, until it has said that it goes on.
+fn resumed_by(vmm: &Vmm, command: &Command, fds: &[&dyn AsFd]) {
+    // What the guest hears first waits for it.
+    let (mut channel, theirs) = stream_pair();
+    tell(&mut channel, 9);
+    let mut fds = fds.to_vec();
+    fds.push(&theirs);
+    let (reply, _) = vmm.ask(command, &fds);
+    assert!(
+        matches!(reply, Reply::Running { entered_ns: 1.. }),
+        "{reply:?}"
+    );
+    let (said, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
+    assert_eq!(said, GuestMessage::Resumed { generation: 9 });
+}
+
+#[test]
+fn what_the_first_two_lives_write_is_hot_at_the_second_reset() {
+    let (vmm, _console) = restored_and_resumed(snapshot());
+    let first = vmm.reset();
+    assert_eq!(first.hot_pages, 0, "{first:?}");
+    resumed_by(&vmm, &Command::Run(Run::default()), &[]);
+    let second = vmm.reset();
+    assert!(second.hot_pages * 2 > second.pages, "{second:?}");
+    assert_eq!(vmm.differences(), [""; 0]);
 }
 
 #[test]

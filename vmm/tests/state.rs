@@ -15,7 +15,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use snapback_proto::cpu::CpuTemplate;
 use snapback_vmm::arch::x86_64::clock::{self, HostInstant, VcpuTimeV1};
 use snapback_vmm::arch::x86_64::processor::{ProcessorV1, Shape};
-use snapback_vmm::arch::x86_64::{TSS_ADDRESS, msrs};
+use snapback_vmm::arch::x86_64::{TSS_ADDRESS, msrs, run_page};
 use snapback_vmm::reset::inventory::vcpu::{self, Reading, Setting};
 use snapback_vmm::reset::inventory::{Part, Parts, chips, of_vcpus};
 use snapback_vmm::sys::kvm::{get_xsave, lapic_bytes, lapic_from_bytes, set_xsave};
@@ -109,6 +109,20 @@ fn read(vcpu: &VcpuFd, shape: &Shape, msrs: &[u32]) -> ProcessorV1 {
     }
 }
 
+/// How registers come from the run page into a vCPU.
+type BringIn = fn(&mut VcpuFd);
+
+/// Whether registers are left in the run page, and how they are brought in then.
+const WAYS: [(bool, BringIn); 3] = [
+    (false, |_| ()),
+    (true, |vcpu| run_page::bring_in(vcpu).unwrap()),
+    (true, |vcpu| {
+        vcpu.set_kvm_immediate_exit(1);
+        assert_eq!(vcpu.run().unwrap_err().errno(), libc::EINTR);
+        vcpu.set_kvm_immediate_exit(0);
+    }),
+];
+
 #[test]
 fn each_part_of_a_processor_restores() {
     let tested = CHANGES.iter().map(|(part, _)| *part);
@@ -116,11 +130,16 @@ fn each_part_of_a_processor_restores() {
     tested.sort_unstable();
     let listed = of_vcpus(Parts::ALL).map(|(entry, _)| entry.part);
     assert_eq!(tested, listed.collect::<Vec<_>>());
-    for (part, change) in CHANGES {
-        println!("{part:?}");
+    let cases = WAYS
+        .iter()
+        .flat_map(|way| CHANGES.map(|change| (way, change)));
+    for ((at_entrance, bring_in), (part, change)) in cases {
+        println!("{part:?}, at the entrance: {at_entrance}");
         let Machine { kvm, vm, mut vcpu } = machine();
         let shape = Shape::of(&vm, CpuTemplate::Host, &[]);
         let indices = msrs::settable(&vcpu, &msrs::listed(&kvm, CpuTemplate::Host).unwrap());
+        // An entrance alone changes which of the extended state counts as in use.
+        bring_in(&mut vcpu);
         assert_restores(
             &mut vcpu,
             |vcpu| read(vcpu, &shape, &indices),
@@ -128,17 +147,41 @@ fn each_part_of_a_processor_restores() {
             |vcpu, state| {
                 let shape = &shape;
                 let parts = Parts::ALL;
-                let to = Setting {
+                let mut to = Setting {
                     vcpu,
                     shape,
                     state,
                     parts,
                     alone: true,
+                    at_entrance: *at_entrance,
                 };
-                vcpu::restore(&to).unwrap();
+                vcpu::restore(&mut to).unwrap();
+                bring_in(vcpu);
             },
         );
     }
+}
+
+#[test]
+fn registers_that_kvm_refuses_are_an_error_at_the_entrance_and_when_they_are_brought_in() {
+    let mut vcpu = machine().vcpu;
+    let mut sregs = vcpu.get_sregs().unwrap();
+    // Paging without protection (Intel SDM volume 3, 2.5).
+    sregs.cr0 = 1 << 31;
+    run_page::leave_sregs(&mut vcpu, sregs);
+    assert!(run_page::bring_in(&mut vcpu).is_err());
+    assert_eq!(vcpu.run().unwrap_err().errno(), libc::EINVAL);
+    run_page::clear(&mut vcpu);
+    run_page::bring_in(&mut vcpu).unwrap();
+}
+
+/// The order in which the run page is taken leaves the MSRs before the system registers.
+#[test]
+fn no_msr_of_a_snapshot_is_a_part_of_the_system_registers() {
+    /// APIC base, EFER, and the bases of FS and GS.
+    const PARTS: [u32; 4] = [0x1b, 0xc000_0080, 0xc000_0100, 0xc000_0101];
+    let listed = msrs::listed(&machine().kvm, CpuTemplate::Host).unwrap();
+    assert!(PARTS.iter().all(|index| !listed.contains(index)));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod harness;
 
 use harness::{Cache, Shape, Snapshot, TestMachine, boot_root, restored_from, result_of};
 use serde_json::Value;
+use snapback_vmm::supervisor::Saved;
 
 /// Guest seconds from the timer's start to its end.
 const DELAY: f64 = 5.0;
@@ -42,7 +43,7 @@ fn snapshot() -> Snapshot {
 }
 
 /// What a kernel says when time is not what it should be, or a processor does not come
-/// back. (It has no detector of soft lockups; see `kernel-configs`.)
+/// back.
 fn assert_no_complaint(machine: &TestMachine) {
     let said = machine.console.text();
     for word in [
@@ -123,4 +124,26 @@ fn five_hundred_lives_leave_a_kernel_without_complaint() {
         }
     }
     assert_no_complaint(&machine);
+}
+
+/// The silence of the others only means something where a kernel would complain.
+#[test]
+fn a_kernel_whose_clock_jumps_while_it_is_busy_complains_of_a_soft_lockup() {
+    /// Of which twice as many are a lockup; a stall of RCU is one after 21 seconds.
+    const THRESHOLD: &str = "5";
+    const JUMP_NS: u64 = 15_000_000_000;
+    let booted = boot_root(Shape::SMALL);
+    // A processor that goes to sleep is not suspected.
+    let busy = "import subprocess
+open('/proc/sys/kernel/watchdog_thresh', 'w').write('THRESHOLD')
+result = subprocess.Popen(['/bin/sh', '-c', 'while :; do :; done']).pid";
+    result_of(&booted.channel, &busy.replace("THRESHOLD", THRESHOLD));
+    let mut snapshot = booted.snapshot();
+    let mut saved = Saved::load(&snapshot.state).unwrap();
+    saved.clock.kvmclock_ns += JUMP_NS;
+    snapshot.state = tempfile::tempfile().unwrap();
+    saved.store(&snapshot.state).unwrap();
+    let machine = restored_from(&snapshot, Cache::Warm);
+    let _guest = machine.run();
+    machine.console.wait_for("soft lockup");
 }

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::client::{Client, ClientError};
 use crate::facts::Record;
-use crate::floor;
+use crate::floor::{self, FloorError};
 use crate::function::{self, CreateError, Function, FunctionError};
 use crate::node::{Node, NodeError};
 use crate::progress;
@@ -70,6 +70,9 @@ pub enum DemoError {
     /// There is nothing to send.
     #[error(transparent)]
     Documents(#[from] DocumentsError),
+    /// The floor could not be measured.
+    #[error(transparent)]
+    Floor(#[from] FloorError),
     /// The agent does not run.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -127,7 +130,7 @@ async fn prepare_and_drive(
         folders.clone_from(&options.documents);
     }
     let documents = documents::find(&folders)?;
-    report.floor.extend(floor::page_copy());
+    report.floor.extend(floor::page_copy()?);
 
     progress::step("start the agent");
     let mut node = Node::start(&options.bin_dir, &options.assets, "")?;

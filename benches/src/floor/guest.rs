@@ -17,6 +17,7 @@ use snapback_vmm::sys::memfd;
 use snapback_vmm::sys::uffd::{Fault, Uffd};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
+use super::error::{FloorError, step};
 use crate::report::{Row, Samples};
 
 const PAGE: u64 = 4096;
@@ -46,33 +47,6 @@ const fn touch(access: u8) -> [u8; 13] {
 }
 const READ: u8 = 0x8a;
 const WRITE: u8 = 0x88;
-
-/// The floor could not be measured.
-#[derive(Debug, thiserror::Error)]
-pub enum FloorError {
-    /// A step with the kernel failed.
-    #[error("the floor cannot be measured: {step} failed")]
-    Step {
-        /// Which one.
-        step: &'static str,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The guest did something else.
-    #[error("the floor cannot be measured: the test guest left with {exit}")]
-    Guest {
-        /// What it did.
-        exit: String,
-    },
-}
-
-fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> FloorError {
-    move |source| FloorError::Step {
-        step,
-        source: source.into(),
-    }
-}
 
 /// Exit, first read and first write of a page that is in the memfd, and first read
 /// of one that is not. All in nanoseconds, for each exit or page.

@@ -21,7 +21,7 @@ use serde_json::json;
 use snapback_proto::words::chain;
 
 use crate::calls::{self, CallError};
-use crate::floor;
+use crate::floor::{self, FloorError};
 use crate::node::{Node, NodeError};
 use crate::progress;
 use crate::report::table::number;
@@ -66,6 +66,8 @@ enum InvokeError {
     Node(#[from] NodeError),
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error(transparent)]
+    Floor(#[from] FloorError),
     #[error("the caller's priority cannot be raised")]
     Priority(#[source] rustix::io::Errno),
 }
@@ -74,7 +76,6 @@ enum InvokeError {
 /// failed check if anything went wrong.
 pub async fn run(options: &Options) -> Report {
     let mut report = Report::new("bench/invoke");
-    report.floor.extend(floor::page_copy());
     if let Err(error) = measure(options, &mut report).await {
         report.check("invoke/completed", false, chain(&error));
     }
@@ -84,6 +85,7 @@ pub async fn run(options: &Options) -> Report {
 }
 
 async fn measure(options: &Options, report: &mut Report) -> Result<(), InvokeError> {
+    report.floor.extend(floor::page_copy()?);
     progress::step("boot each function once and snapshot it");
     let mut node = Node::start(&options.bin_dir, &options.assets, CONFIGURATION)?;
     node.ready().await?;

@@ -124,7 +124,7 @@ fn prepared(
 
 fn measure(options: &Options, report: &mut Report) -> Result<(), ResetError> {
     progress::step("measure the floor");
-    report.floor.extend(floor::page_copy());
+    report.floor.extend(floor::page_copy()?);
     report.floor.extend(floor::guest()?);
     if let Some(path) = &options.endured {
         let endured = Report::read(path)?;

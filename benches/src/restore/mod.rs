@@ -109,7 +109,7 @@ pub async fn run(options: &Options) -> Report {
 
 async fn measure(options: &Options, report: &mut Report) -> Result<(), RestoreError> {
     progress::step("measure the floor");
-    report.floor.extend(floor::page_copy());
+    report.floor.extend(floor::page_copy()?);
     let rows = tokio::task::spawn_blocking(floor::guest).await??;
     report.floor.extend(rows);
 

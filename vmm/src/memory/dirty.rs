@@ -12,6 +12,10 @@
 //!              once in 64 resets: protected again, to see whether it is
 //! ```
 //!
+//! The first life counts, in which KVM does not note writes: what it made the machine's own
+//! was written once. With that comes what the function's first runs taught, because those
+//! pages are made a machine's own ahead (see [`super::Ahead`]).
+//!
 //! Nothing depends on a page being on the right side: a hot page is always named, and a
 //! cold one whenever it was written.
 
@@ -83,6 +87,16 @@ impl DirtyPages {
             turn: Turn::default(),
             hot: 0,
         }
+    }
+
+    /// These pages were written in the life that ends, of which KVM noted nothing.
+    pub fn remember(&mut self, pages: &PageSet) {
+        pages.each_word(|slot, index, word| {
+            let slot = self.slots.get_mut(usize::from(slot));
+            if let Some(before) = slot.and_then(|slot| slot.before.get_mut(index)) {
+                *before = word;
+            }
+        });
     }
 
     /// Adds the pages that have to be copied to `into` and protects the cold ones again.
@@ -214,6 +228,18 @@ mod tests {
             "though nobody wrote it"
         );
         assert_eq!(kvm.request(None, &[150]), (vec![3, 150], 1));
+    }
+
+    #[test]
+    fn a_page_that_the_first_life_wrote_is_hot_when_it_is_written_once_more() {
+        let mut first_life = PageSet::new([200]);
+        first_life.insert_word(0, 0, 1 << 3);
+        first_life.insert_word(0, 2, 1 << 22);
+        let mut dirty = DirtyPages::new([200]);
+        dirty.remember(&first_life);
+        let mut kvm = Kvm(dirty.slots.pop().unwrap(), 0);
+        assert_eq!(kvm.request(None, &[4, 150]), (vec![4, 150], 1));
+        assert_eq!(kvm.request(None, &[3]), (vec![3, 150], 1));
     }
 
     #[test]

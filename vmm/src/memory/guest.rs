@@ -266,7 +266,9 @@ impl GuestMemory {
             let (address, _) = part.reservation.range()?;
             pagemap.own_pages(address, part.pages(), slot, pages)?;
         }
-        *writes = Writes::Tracked(DirtyPages::new(self.parts.iter().map(Part::pages)));
+        let mut dirty = DirtyPages::new(self.parts.iter().map(Part::pages));
+        dirty.remember(pages);
+        *writes = Writes::Tracked(dirty);
         Ok(())
     }
 

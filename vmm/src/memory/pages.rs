@@ -74,6 +74,15 @@ impl PageSet {
         self.count == 0
     }
 
+    /// Calls `each` with the words that are not zero, by slot and index.
+    pub(super) fn each_word(&self, mut each: impl FnMut(u16, usize, u64)) {
+        for (number, slot) in (0_u16..).zip(&self.slots) {
+            for (index, word) in slot.words() {
+                each(number, index, word);
+            }
+        }
+    }
+
     /// Calls `each` with the pages in order, as slot and indices of neighbours.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //! What there is to put back, in which order and why, is the table in [`inventory`].
 //! Pages come last: setting a processor's registers can make KVM write guest
 //! memory (its clock's page), and KVM's dirty bitmap names those pages like any other.
+//! Some registers of a vCPU that is alone wait in its run page, and are taken when it is
+//! entered ([`run_page`]); what is written then is of the next life.
 //! Guest time is not set here but when the guest runs again, so that it never
 //! shows how long a machine waited. [`verify`] compares the result.
 
@@ -18,6 +20,7 @@ use std::time::Instant;
 
 use snapback_proto::control::ResetReport;
 
+use crate::arch::x86_64::run_page;
 use crate::memory::{MemoryError, PageSet};
 use crate::supervisor::{Live, RestoreError, Saved};
 use crate::vcpu::{Stop, VcpuError};
@@ -64,7 +67,7 @@ impl ResetError {
 /// When a part fails, or the budget is not enough: the machine is then neither one nor
 /// the other.
 pub fn reset(
-    live: &Live,
+    live: &mut Live,
     saved: &Saved,
     parts: Parts,
     page_budget: u64,
@@ -73,7 +76,7 @@ pub fn reset(
     live.pause().map_err(ResetError::Pause)?;
     live.board.ahead.give_up();
     let paused = Instant::now();
-    let steps = load(live, saved, parts)?;
+    let steps = load(live, saved, parts, Registers::AtEntrance)?;
     let loaded = Instant::now();
     let (pages, by_vcpu, by_devices) = collect(live, parts)?;
     let collected = Instant::now();
@@ -116,12 +119,26 @@ pub struct Steps {
     pub processors_ns: u64,
 }
 
+/// When a vCPU takes those of its registers that it can take at its entrance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registers {
+    /// At once: a state that was not set before may be refused, and is then to blame.
+    Now,
+    /// When it is entered, where that makes no difference.
+    AtEntrance,
+}
+
 /// Sets the parts of a stopped machine that its memory does not hold: those of the
 /// VMM, of devices, interrupt controllers and vCPUs.
 ///
 /// # Errors
 /// When a part does not take its state.
-pub fn load(live: &Live, saved: &Saved, parts: Parts) -> Result<Steps, RestoreError> {
+pub fn load(
+    live: &mut Live,
+    saved: &Saved,
+    parts: Parts,
+    registers: Registers,
+) -> Result<Steps, RestoreError> {
     let begin = Instant::now();
     for (_, part) in inventory::of_host(parts) {
         (part.restore)(live);
@@ -133,8 +150,11 @@ pub fn load(live: &Live, saved: &Saved, parts: Parts) -> Result<Steps, RestoreEr
     chips::restore(&board.vm, &saved.interrupts, parts).map_err(RestoreError::Interrupts)?;
     let interrupts = Instant::now();
     let alone = live.vcpus.len() == 1;
-    for (vcpu, state) in live.vcpus.iter().zip(&saved.processors) {
-        vcpu.load(state, parts, alone)?;
+    for (vcpu, state) in live.vcpus.iter_mut().zip(&saved.processors) {
+        let at_entrance = registers == Registers::AtEntrance
+            && alone
+            && run_page::suits(state, &saved.interrupts);
+        vcpu.load(state, parts, alone, at_entrance)?;
     }
     Ok(Steps {
         host_ns: ns(begin, host),

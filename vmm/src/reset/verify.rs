@@ -35,7 +35,7 @@ pub enum VerifyError {
 ///
 /// # Errors
 /// When a part cannot be read.
-pub fn verify(live: &Live, saved: &Saved) -> Result<Vec<String>, VerifyError> {
+pub fn verify(live: &mut Live, saved: &Saved) -> Result<Vec<String>, VerifyError> {
     let mut found = Vec::new();
     for (entry, part) in inventory::of_host(Parts::ALL) {
         found.extend(named(entry.name, (part.compare)(live)));
@@ -48,7 +48,7 @@ pub fn verify(live: &Live, saved: &Saved) -> Result<Vec<String>, VerifyError> {
     for (entry, part) in inventory::of_chips(Parts::ALL) {
         found.extend(named(entry.name, (part.compare)(&chips, &saved.interrupts)));
     }
-    for (id, (vcpu, expected)) in live.vcpus.iter().zip(&saved.processors).enumerate() {
+    for (id, (vcpu, expected)) in live.vcpus.iter_mut().zip(&saved.processors).enumerate() {
         let msrs: Vec<u32> = expected.msrs.iter().map(|(index, _)| *index).collect();
         // Time is not compared: any instant will do.
         let now = vcpu.save(&msrs, HostInstant::now())?;

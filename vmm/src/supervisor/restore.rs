@@ -13,7 +13,7 @@ use crate::bus;
 use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
 use crate::memory::{Expected, MemoryError};
 use crate::reset::inventory::Parts;
-use crate::reset::load;
+use crate::reset::{Registers, load};
 use crate::vcpu::VcpuError;
 
 /// A machine could not be booted.
@@ -179,7 +179,7 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
         files.expected
     };
     let cpuid = Arc::clone(&saved.cpuid);
-    let live = Live::assemble(blank, files.serial, files.devices, cpuid, expected)?;
-    load(&live, &saved, Parts::ALL)?;
+    let mut live = Live::assemble(blank, files.serial, files.devices, cpuid, expected)?;
+    load(&mut live, &saved, Parts::ALL, Registers::Now)?;
     Ok((live, saved))
 }

@@ -198,8 +198,8 @@ impl Supervisor {
                     Reply::Booted.into(),
                 )
             }
-            (Request::Snapshot(files), Contents::Booted(live, machine)) => {
-                let written = snapshot::take(&live, machine.clone(), files)
+            (Request::Snapshot(files), Contents::Booted(mut live, machine)) => {
+                let written = snapshot::take(&mut live, machine.clone(), files)
                     .map_err(|e| Refusal(fail(&e), e.guest_stopped().cloned()))?;
                 let reply = Reply::Snapshotted {
                     state_len: written.len,
@@ -227,16 +227,16 @@ impl Supervisor {
                 self.let_go(&live, &saved, run)?;
                 (Contents::Restored(live, saved), Answer::Entered)
             }
-            (Request::Reset { page_budget }, Contents::Restored(live, saved)) => {
-                let reply = match reset(&live, &saved, self.parts, page_budget) {
+            (Request::Reset { page_budget }, Contents::Restored(mut live, saved)) => {
+                let reply = match reset(&mut live, &saved, self.parts, page_budget) {
                     Ok(report) => Reply::Reset(report),
                     Err(ResetError::OverBudget { pages }) => Reply::OverBudget { pages },
                     Err(e) => return Err(Refusal(fail(&e), e.guest_stopped().cloned())),
                 };
                 (Contents::Restored(live, saved), reply.into())
             }
-            (Request::Verify, Contents::Restored(live, saved)) => {
-                let differences = verify(&live, &saved).map_err(|e| fail(&e))?;
+            (Request::Verify, Contents::Restored(mut live, saved)) => {
+                let differences = verify(&mut live, &saved).map_err(|e| fail(&e))?;
                 (
                     Contents::Restored(live, saved),
                     Reply::Verified { differences }.into(),

@@ -57,7 +57,7 @@ impl SnapshotError {
 /// When the guest does not stop, its devices do not come to rest, or a part of
 /// the state cannot be read or written.
 pub fn take(
-    live: &Live,
+    live: &mut Live,
     machine: MachineV1,
     files: SnapshotFiles,
 ) -> Result<Written, SnapshotError> {
@@ -68,7 +68,7 @@ pub fn take(
     live.board.bus().rebase_disks(files.disks)?;
     let (clock, at) = clock::read(&live.board.vm).map_err(kernel("read the clock"))?;
     let mut processors = Vec::with_capacity(live.vcpus.len());
-    for vcpu in &live.vcpus {
+    for vcpu in &mut live.vcpus {
         processors.push(Arc::new(vcpu.probe(&live.msrs, at)?));
     }
     let saved = Saved {

@@ -15,9 +15,9 @@ use super::thread::{Order, Report, Worker};
 use crate::arch::x86_64::boot::EntryPoint;
 use crate::arch::x86_64::clock::{self, HostInstant, VcpuTimeV1};
 use crate::arch::x86_64::cpuid::{self, CpuidEntryV1};
-use crate::arch::x86_64::msrs;
 use crate::arch::x86_64::processor::{ProcessorError, ProcessorV1, Shape};
 use crate::arch::x86_64::registers::SregsV1;
+use crate::arch::x86_64::{msrs, run_page};
 use crate::jail::{Jailed, SeccompError};
 use crate::reset::inventory::vcpu::{Reading, Setting};
 use crate::reset::inventory::{self, Parts};
@@ -171,7 +171,8 @@ impl Vcpu {
     ///
     /// # Errors
     /// Names the part that KVM does not tell.
-    pub fn save(&self, msrs: &[u32], at: HostInstant) -> Result<ProcessorV1, VcpuError> {
+    pub fn save(&mut self, msrs: &[u32], at: HostInstant) -> Result<ProcessorV1, VcpuError> {
+        run_page::bring_in(&mut self.fd).map_err(kernel("set the registers that wait"))?;
         Ok(inventory::vcpu::capture(&Reading {
             vcpu: &self.fd,
             shape: &self.shape,
@@ -184,22 +185,33 @@ impl Vcpu {
     ///
     /// # Errors
     /// As [`Self::save`].
-    pub fn probe(&self, msrs: &[u32], at: HostInstant) -> Result<ProcessorV1, VcpuError> {
-        self.save(&msrs::settable(&self.fd, msrs), at)
+    pub fn probe(&mut self, msrs: &[u32], at: HostInstant) -> Result<ProcessorV1, VcpuError> {
+        let msrs = msrs::settable(&self.fd, msrs);
+        self.save(&msrs, at)
     }
 
     /// Sets these parts of a stopped vCPU's state. `alone` says whether it is its
-    /// machine's only one.
+    /// machine's only one, `at_entrance` whether KVM may take some when it is entered.
     ///
     /// # Errors
     /// Names the part that KVM does not take.
-    pub fn load(&self, state: &ProcessorV1, parts: Parts, alone: bool) -> Result<(), VcpuError> {
-        Ok(inventory::vcpu::restore(&Setting {
-            vcpu: &self.fd,
+    pub fn load(
+        &mut self,
+        state: &ProcessorV1,
+        parts: Parts,
+        alone: bool,
+        at_entrance: bool,
+    ) -> Result<(), VcpuError> {
+        let at_entrance = at_entrance
+            && self.shape.has_run_page
+            && run_page::has_apic_base(&mut self.fd, state.sregs.apic_base);
+        Ok(inventory::vcpu::restore(&mut Setting {
+            vcpu: &mut self.fd,
             shape: &self.shape,
             state,
             parts,
             alone,
+            at_entrance,
         })?)
     }
 

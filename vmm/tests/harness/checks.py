@@ -106,6 +106,15 @@ def clocks(machine):
         assert complaint not in dmesg(), complaint
 
 @check
+def watchdog(machine):
+    """The silence of a kernel only means something where it would complain."""
+    for name in ("watchdog", "soft_watchdog"):
+        assert read("/proc/sys/kernel/" + name).strip() == "1", name
+    assert read("/proc/sys/kernel/watchdog_cpumask").strip() in ("0", "0-%d" % (machine["vcpus"] - 1))
+    # Of the gravest kind, which reaches every console: what the host hears in `serial`.
+    assert int(read("/proc/sys/kernel/printk").split()[0]) > 0
+
+@check
 def serial(machine):
     assert re.search(r"0: uart:16550A port:000003F8", read("/proc/tty/driver/serial"))
     # The host looks whether it arrives.

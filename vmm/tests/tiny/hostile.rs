@@ -38,6 +38,8 @@ pub struct Hostile {
     /// MSRs that are not in a snapshot: it tries to change them too, and says `k` at the
     /// begin of a life that finds in them what there was before the snapshot.
     pub hidden: Vec<u32>,
+    /// Whether it turns its local APIC off; its last word comes without an NMI then.
+    pub apic_off: bool,
 }
 
 #[derive(Default)]
@@ -128,6 +130,10 @@ impl Hostile {
         code.write_msr(0x83e, 0, 0xb);
         code.write_msr(0x6e0, 0x7fff_ffff, 0);
         registers(code);
+        if self.apic_off {
+            code.write_msr(0x1b, 0, 0xfee0_0000);
+            code.put(&[0xcd, 2]); // int 2
+        }
         // An NMI to itself.
         code.write_msr(0x830, 0, 0x4400);
         code.put(&[0xf3, 0x90, 0xeb, 0xfc]); // pause · jmp to it

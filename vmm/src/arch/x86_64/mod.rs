@@ -3,7 +3,8 @@
 //! * [`boot`], [`acpi`]: what a kernel finds in memory when it starts.
 //! * [`cpuid`], [`template`], [`topology`]: which features and processors a guest
 //!   sees; [`features`]: what they are called.
-//! * [`registers`], [`msrs`], [`processor`]: the state of a vCPU.
+//! * [`registers`], [`msrs`], [`processor`]: the state of a vCPU; [`run_page`]: a way to
+//!   set some of it.
 //! * [`interrupts`], [`clock`]: the state that belongs to the VM.
 
 pub mod acpi;
@@ -15,6 +16,7 @@ pub mod interrupts;
 pub mod msrs;
 pub mod processor;
 pub mod registers;
+pub mod run_page;
 pub mod template;
 pub mod topology;
 

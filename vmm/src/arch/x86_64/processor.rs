@@ -13,7 +13,7 @@ use snapback_proto::cpu::CpuTemplate;
 use super::clock::VcpuTimeV1;
 use super::cpuid::CpuidEntryV1;
 use super::registers::{DebugRegsV1, EventsV1, RegsV1, SregsV1};
-use super::template;
+use super::{run_page, template};
 use crate::sys::kvm::{XSAVE_MIN, get_xsave, lapic_bytes, lapic_from_bytes, set_xsave};
 
 /// Registers of a local APIC, in bytes.
@@ -79,6 +79,8 @@ pub struct Shape {
     /// How much of that belongs to what the guest sees, in bytes; the rest is
     /// zero and not kept.
     pub xsave_kept: usize,
+    /// Whether registers can be left in the run page.
+    pub has_run_page: bool,
 }
 
 impl Shape {
@@ -94,6 +96,7 @@ impl Shape {
                 CpuTemplate::Host => area,
                 _ => template::xsave_len(cpuid).min(area),
             },
+            has_run_page: run_page::is_offered(vm),
         }
     }
 

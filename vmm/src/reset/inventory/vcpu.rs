@@ -9,6 +9,7 @@ use super::{Part, Parts, difference, difference_in_bytes, of_vcpus};
 use crate::arch::x86_64::clock::{self, HostInstant};
 use crate::arch::x86_64::msrs;
 use crate::arch::x86_64::processor::{self, ProcessorError, ProcessorV1, Shape};
+use crate::arch::x86_64::run_page;
 
 /// A stopped vCPU that is read.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub struct Reading<'a> {
 #[derive(Debug)]
 pub struct Setting<'a> {
     /// The vCPU.
-    pub vcpu: &'a VcpuFd,
+    pub vcpu: &'a mut VcpuFd,
     /// What all vCPUs of the VM have in common.
     pub shape: &'a Shape,
     /// What it is set to.
@@ -36,6 +37,8 @@ pub struct Setting<'a> {
     pub parts: Parts,
     /// Whether it is the only vCPU of its machine.
     pub alone: bool,
+    /// Whether KVM is to take what it can when the vCPU is entered ([`run_page`]).
+    pub at_entrance: bool,
 }
 
 /// How one part is read, set and compared.
@@ -44,7 +47,7 @@ pub struct VcpuPart {
     /// Reads its fields.
     pub capture: fn(&Reading<'_>, &mut ProcessorV1) -> io::Result<()>,
     /// Sets it.
-    pub restore: fn(&Setting<'_>) -> io::Result<()>,
+    pub restore: fn(&mut Setting<'_>) -> io::Result<()>,
     /// Says what differs: what is there, what the snapshot says.
     pub compare: fn(&ProcessorV1, &ProcessorV1) -> Vec<String>,
 }
@@ -75,7 +78,14 @@ pub const GENERAL_REGISTERS: VcpuPart = VcpuPart {
         into.regs = (&from.vcpu.get_regs()?).into();
         Ok(())
     },
-    restore: |to| Ok(to.vcpu.set_regs(&(&to.state.regs).into())?),
+    restore: |to| {
+        let regs = (&to.state.regs).into();
+        if to.at_entrance {
+            run_page::leave_regs(to.vcpu, regs);
+            return Ok(());
+        }
+        Ok(to.vcpu.set_regs(&regs)?)
+    },
     compare: |now, then| difference(&now.regs, &then.regs),
 };
 
@@ -85,7 +95,14 @@ pub const SYSTEM_REGISTERS: VcpuPart = VcpuPart {
         into.sregs = (&from.vcpu.get_sregs()?).into();
         Ok(())
     },
-    restore: |to| Ok(to.vcpu.set_sregs(&(&to.state.sregs).into())?),
+    restore: |to| {
+        let sregs = (&to.state.sregs).into();
+        if to.at_entrance {
+            run_page::leave_sregs(to.vcpu, sregs);
+            return Ok(());
+        }
+        Ok(to.vcpu.set_sregs(&sregs)?)
+    },
     compare: |now, then| difference(&now.sregs, &then.sregs),
 };
 
@@ -155,7 +172,14 @@ pub const EVENTS: VcpuPart = VcpuPart {
         into.events = (&from.vcpu.get_vcpu_events()?).into();
         Ok(())
     },
-    restore: |to| Ok(to.vcpu.set_vcpu_events(&(&to.state.events).into())?),
+    restore: |to| {
+        let events = (&to.state.events).into();
+        if to.at_entrance {
+            run_page::leave_events(to.vcpu, events);
+            return Ok(());
+        }
+        Ok(to.vcpu.set_vcpu_events(&events)?)
+    },
     compare: |now, then| difference(&now.events, &then.events),
 };
 
@@ -188,7 +212,8 @@ pub fn capture(from: &Reading<'_>) -> Result<ProcessorV1, ProcessorError> {
 ///
 /// # Errors
 /// Names the part that KVM does not take.
-pub fn restore(to: &Setting<'_>) -> Result<(), ProcessorError> {
+pub fn restore(to: &mut Setting<'_>) -> Result<(), ProcessorError> {
+    run_page::clear(to.vcpu);
     for (entry, part) in of_vcpus(to.parts) {
         (part.restore)(to).map_err(ProcessorError::setting(entry.name))?;
     }
