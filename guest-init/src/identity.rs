@@ -2,7 +2,7 @@
 //! whom it asks for addresses.
 //!
 //! A snapshot has those of the machine that it was made in, and every microVM of it
-//! would have the same. So each file is one of a small tmpfs, mounted over its place
+//! would have the same. So each file is one of a small ramfs, mounted over its place
 //! before the function starts: at a resume it is written in place through a
 //! descriptor that is open already. `boot_id` cannot be written at all where the
 //! kernel has it, and is covered in the same way.
@@ -17,7 +17,9 @@ use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
 use rustix::system::sethostname;
 use snapback_proto::guest::{Identity, MAX_NAME_SERVERS};
 
-/// The files, in a tmpfs that the function can only read.
+/// The files, in a ramfs that the function can only read. Every request writes them, and
+/// pages of a tmpfs would lie among those of programs, which are only read: a ramfs has its
+/// pages from the blocks of the kernel's own memory.
 const FOLDER: &str = "/run/identity";
 const HOSTNAME: &str = "/etc/hostname";
 const HOSTS: &str = "/etc/hosts";
@@ -53,7 +55,7 @@ impl IdentityFiles {
     pub fn put_in_place() -> io::Result<Self> {
         fs::create_dir_all(FOLDER)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("tmpfs", FOLDER, "tmpfs", flags, c"mode=0755,size=64k")?;
+        mount("ramfs", FOLDER, "ramfs", flags, c"mode=0755")?;
         let over = |place: &'static str| cover(Path::new(place));
         let mut files = Self {
             hostname: over(HOSTNAME)?,

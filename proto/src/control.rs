@@ -82,9 +82,6 @@ pub enum Command {
         /// Pages that the guest will probably write, at most [`MAX_RUNS`] runs: where the
         /// memory is whole, each is made the machine's own before it is asked for. A hint.
         written: Vec<PageRun>,
-        /// Pages that it will probably touch besides, at most [`MAX_RUNS`] runs: KVM maps
-        /// them before it is entered. A hint.
-        touched: Vec<PageRun>,
         /// Let the guest run at once, as [`Command::Run`] does: one message each way.
         run: Option<Run>,
     },

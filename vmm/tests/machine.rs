@@ -122,7 +122,6 @@ fn restored_and_resumed(snapshot: &Snapshot) -> (Vmm, Console) {
     let command = Command::Restore {
         devices: Devices::read_only_disks(2),
         lazy: false,
-        touched: written.iter().rev().copied().collect(),
         written,
         run: Some(Run::default()),
     };
@@ -172,7 +171,6 @@ fn copies_of_pages_that_are_not_all_there_are_refused() {
         devices: Devices::read_only_disks(2),
         lazy: false,
         written: vec![PageRun { first: 3, pages: 2 }],
-        touched: Vec::new(),
         run: None,
     };
     let (reply, _) = vmm.ask(&command, &fds);
@@ -410,7 +408,6 @@ fn the_process_ends_with_its_control_socket_even_while_a_fault_is_unanswered() {
         devices: Devices::read_only_disks(2),
         lazy: true,
         written: Vec::new(),
-        touched: Vec::new(),
         run: None,
     };
     snapback_proto::control::send(&vmm.socket, &restore, &fds).unwrap();

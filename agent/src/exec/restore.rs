@@ -264,7 +264,6 @@ impl Executor {
             devices: Devices::read_only_disks(disks.len()),
             lazy,
             written: ahead.map_or_else(Vec::new, |ahead| ahead.written().to_vec()),
-            touched: ahead.map_or_else(Vec::new, |ahead| ahead.touched().to_vec()),
             run: Some(run),
         };
         let limit = self.timeouts.command();

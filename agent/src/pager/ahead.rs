@@ -1,28 +1,27 @@
-//! What each microVM of a snapshot gets before its guest asks for it, in batches that cost a
-//! fraction of the faults: pages that runs write, as its own, and the mapping of those that
-//! runs only read.
+//! How a snapshot's memory is arranged for the microVMs that will run from it, once all of it
+//! is there and it is known what runs write.
 //!
 //! ```text
-//!  memory whole, writes known ─► one place of a huge page after the other ─► the rest by page
+//!  whole, writes known ─► one place of a huge page after the other ─► copies of what is written
 //! ```
 //!
-//! Where nobody writes, a huge page is mapped at once. Where somebody does, a microVM maps
-//! small pages, but the kernel maps those of a huge page many in one go.
+//! Where nobody writes, a huge page is mapped by one fault. Where somebody does, a microVM
+//! maps small pages, but the kernel maps those of a huge page many in one go.
 //!
-//! The pages that are written come from a file of their own. In the snapshot's memory they are
-//! scattered, and each place would be a fault of its own to read; here they are one after the
-//! other, in huge pages where the host has them.
+//! Pages that are written are made each microVM's own before its guest comes to them. In the snapshot's memory they are
+//! scattered, and each place would be a fault of its own to read; in a file of their own they are
+//! one after the other, in huge pages where the host has them.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
-use snapback_proto::control::{MAX_RUNS, PageRun};
+use snapback_proto::control::PageRun;
 use snapback_vmm::sys::memfd::{self, HUGE_PAGE};
 
 use super::PAGE;
-use super::cache::{Joined, MemoryCache, PAGES_PER_HUGE};
+use super::cache::{MemoryCache, PAGES_PER_HUGE};
 use super::working_set::WorkingSet;
 
 /// So many pages that runs read, and none that they write, are worth a huge page, whatever
@@ -39,8 +38,6 @@ pub struct Arranging {
     touched: BTreeSet<u64>,
     /// The next place of a huge page.
     next: u64,
-    /// Places that are one huge page now.
-    huge: BTreeSet<u64>,
     into: Arc<Ahead>,
 }
 
@@ -60,7 +57,6 @@ impl Arranging {
             cache: Arc::clone(cache),
             written: written.to_vec(),
             next: 0,
-            huge: BTreeSet::new(),
             into: Arc::clone(into),
         }
     }
@@ -69,56 +65,32 @@ impl Arranging {
     pub(super) fn step(&mut self) -> bool {
         let place = self.next;
         self.next += 1;
-        let pages = place * PAGES_PER_HUGE..self.next * PAGES_PER_HUGE;
-        let is_written = self.is_written(place);
-        let read = self.touched.range(pages).count();
-        let worth_it = !is_written && read >= WORTH_IT;
-        match self.cache.join(place, worth_it) {
-            Joined::Yes => {
-                self.huge.insert(place);
-                true
-            }
-            Joined::No => true,
-            Joined::Over => {
-                self.prepare();
-                false
-            }
+        let goes_on = self.cache.join(place, self.is_worth_it(place));
+        if !goes_on {
+            self.prepare();
         }
+        goes_on
     }
 
-    fn is_written(&self, place: u64) -> bool {
-        let mut pages = self.written.iter().flat_map(pages);
-        pages.any(|page| page / PAGES_PER_HUGE == place)
+    fn is_worth_it(&self, place: u64) -> bool {
+        let first = place * PAGES_PER_HUGE;
+        let read = self.touched.range(first..first + PAGES_PER_HUGE).count();
+        let mut written = self.written.iter().flat_map(pages);
+        read >= WORTH_IT && !written.any(|page| page / PAGES_PER_HUGE == place)
     }
 
     /// A failure leaves nothing: then guests take their faults.
     fn prepare(&mut self) {
-        let touched = self.to_map();
-        match Prepared::make(std::mem::take(&mut self.written), touched, &self.cache) {
+        match Prepared::make(std::mem::take(&mut self.written), &self.cache) {
             Ok(prepared) => {
                 // Only the first one counts.
                 let _ = self.into.0.set(prepared);
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "nothing is given to microVMs ahead");
+                tracing::warn!(error, "what runs write cannot be copied ahead");
             }
         }
-    }
-
-    /// The pages that are to be mapped: one for all of a huge page where nobody writes.
-    fn to_map(&self) -> Vec<PageRun> {
-        let mut runs = Vec::new();
-        let mut mapped = None;
-        for page in &self.touched {
-            let place = page / PAGES_PER_HUGE;
-            let whole = self.huge.contains(&place) && !self.is_written(place);
-            if !(whole && mapped.replace(place) == Some(place)) {
-                add(&mut runs, *page);
-            }
-        }
-        runs.truncate(MAX_RUNS);
-        runs
     }
 }
 
@@ -128,25 +100,11 @@ fn pages(run: &PageRun) -> impl Iterator<Item = u64> {
     first..first + u64::from(run.pages)
 }
 
-fn add(runs: &mut Vec<PageRun>, page: u64) {
-    let Ok(page) = u32::try_from(page) else {
-        return;
-    };
-    match runs.last_mut() {
-        Some(last) if last.first.checked_add(last.pages) == Some(page) => last.pages += 1,
-        _ => runs.push(PageRun {
-            first: page,
-            pages: 1,
-        }),
-    }
-}
-
 /// What is there for the microVMs of a snapshot.
 #[derive(Debug)]
 pub struct Prepared {
     written: Vec<PageRun>,
     copies: OwnedFd,
-    touched: Vec<PageRun>,
 }
 
 impl Prepared {
@@ -154,7 +112,7 @@ impl Prepared {
     ///
     /// # Errors
     /// When there are no such pages, or no file can be made.
-    fn make(written: Vec<PageRun>, touched: Vec<PageRun>, cache: &MemoryCache) -> io::Result<Self> {
+    fn make(written: Vec<PageRun>, cache: &MemoryCache) -> io::Result<Self> {
         const HUGE: u64 = HUGE_PAGE as u64;
         let pages: u64 = written.iter().map(|run| u64::from(run.pages)).sum();
         let len = (pages * PAGE).next_multiple_of(HUGE);
@@ -180,7 +138,6 @@ impl Prepared {
         Ok(Self {
             copies: memfd::read_only(&file)?,
             written,
-            touched,
         })
     }
 
@@ -194,12 +151,6 @@ impl Prepared {
     #[must_use]
     pub fn copies(&self) -> BorrowedFd<'_> {
         self.copies.as_fd()
-    }
-
-    /// Pages that runs touch besides.
-    #[must_use]
-    pub fn touched(&self) -> &[PageRun] {
-        &self.touched
     }
 }
 
@@ -254,26 +205,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_copied_and_what_is_touched_besides_is_mapped() {
-        let ahead = arranged(
-            2000,
-            &[(8, 1), (1030, 1), (6, 1)],
-            &[700, 5, 6, 7, 8, 9, 600, 1030, 1031],
+    fn a_place_is_worth_a_huge_page_where_much_is_read_and_nothing_written() {
+        let cache = MemoryCache::cold(1536 * PAGE, Box::new(Numbers), 16 * PAGE).unwrap();
+        let cache = Arc::new(cache);
+        // As much is read in the first two places; in the second, a page is written.
+        let set = WorkingSet::of((0..40).chain(600..640), 1536);
+        let (written, ahead) = (runs(&[(700, 1)]), Arc::default());
+        let mut work = Arranging::new(&cache, &written, Some(&set), &ahead);
+        let worth = |work: &Arranging, place| work.is_worth_it(place);
+        assert_eq!(
+            [0, 1, 2].map(|place| worth(&work, place)),
+            [true, false, false]
         );
-        let prepared = ahead.get().unwrap();
-        assert_eq!(prepared.written(), runs(&[(8, 1), (1030, 1), (6, 1)]));
-        let touched = [(5, 1), (7, 1), (9, 1), (600, 1), (700, 1), (1031, 1)];
-        assert_eq!(prepared.touched(), runs(&touched));
-    }
-
-    #[test]
-    fn one_page_stands_for_a_huge_page_in_which_nobody_writes() {
-        let cache = MemoryCache::cold(4096 * PAGE, Box::new(Numbers), 16 * PAGE).unwrap();
-        let set = WorkingSet::of([5, 6, 600, 601, 700, 2000, 2001], 4096);
-        let written = runs(&[(2002, 1)]);
-        let mut work = Arranging::new(&Arc::new(cache), &written, Some(&set), &Arc::default());
-        work.huge = BTreeSet::from([1, 3]);
-        assert_eq!(work.to_map(), runs(&[(5, 2), (600, 1), (2000, 2)]));
+        while work.step() {
+            assert!(work.next < 4 && ahead.get().is_none(), "copies come last");
+        }
+        assert_eq!(ahead.get().unwrap().written(), written);
     }
 
     #[test]

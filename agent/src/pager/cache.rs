@@ -34,17 +34,6 @@ pub struct MemoryCache {
     complete: AtomicBool,
 }
 
-/// What became of a place of a huge page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Joined {
-    /// It is one.
-    Yes,
-    /// It is not.
-    No,
-    /// There is no such place any more.
-    Over,
-}
-
 /// What a cache has done so far.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
@@ -183,26 +172,23 @@ impl MemoryCache {
     }
 
     /// Makes one huge page of the pages in the place of huge page `number`, if most of
-    /// them hold something or it is worth it anyway: its holes take up memory then.
-    pub(super) fn join(&self, number: u64, worth_it: bool) -> Joined {
+    /// them hold something or it is worth it anyway: its holes take up memory then. False
+    /// when there is no such place any more.
+    pub(super) fn join(&self, number: u64, worth_it: bool) -> bool {
         let first = number * PAGES_PER_HUGE;
         let pages = first..first + PAGES_PER_HUGE;
         if pages.end * PAGE > self.len {
-            return Joined::Over;
+            return false;
         }
         let held = pages.filter(|page| self.has(*page)).count();
-        let full = u64::try_from(held).unwrap_or(0) * 2 >= PAGES_PER_HUGE;
-        if !full && !worth_it {
-            return Joined::No;
+        let is_full = u64::try_from(held).unwrap_or(0) * 2 >= PAGES_PER_HUGE;
+        if (is_full || worth_it)
+            && let Err(error) = memfd::collapse(&self.memfd, first * PAGE)
+        {
+            // There are none, or memory is short now, or too scattered.
+            tracing::debug!(%error, "pages cannot be put together");
         }
-        match memfd::collapse(&self.memfd, first * PAGE) {
-            Ok(()) => Joined::Yes,
-            Err(error) => {
-                // There are none, or memory is short now, or too scattered.
-                tracing::debug!(%error, "pages cannot be put together");
-                Joined::No
-            }
-        }
+        true
     }
 
     pub(super) fn source(&self) -> &dyn PageSource {

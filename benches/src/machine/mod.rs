@@ -230,7 +230,6 @@ impl<'a> Snapshot<'a> {
             devices: devices(self.software),
             lazy: false,
             written: Vec::new(),
-            touched: Vec::new(),
             run: channel.as_ref().map(|_| RUN),
         };
         vmm.tell(&command, &fds)?;

@@ -14,7 +14,7 @@ use snapback_proto::control::{
 };
 use snapback_proto::words::chain;
 
-use crate::memory::{Expected, Written};
+use crate::memory::Written;
 
 pub use hangup::exit_on_hangup;
 
@@ -99,8 +99,8 @@ pub struct RestoreFiles {
     pub devices: DeviceFiles,
     /// Whether the memory may lack pages of the snapshot.
     pub lazy: bool,
-    /// What its guest will probably do.
-    pub expected: Expected,
+    /// Pages that are to be the machine's own ahead.
+    pub written: Option<Written>,
     /// How the guest is let go, if that is to follow at once.
     pub run: Option<RunFiles>,
 }
@@ -252,7 +252,6 @@ impl Request {
                 devices,
                 lazy,
                 written,
-                touched,
                 run,
             } => {
                 let of_run = run.map_or(0, Run::descriptors);
@@ -269,10 +268,7 @@ impl Request {
                     serial,
                     devices,
                     lazy,
-                    expected: Expected {
-                        written: copies,
-                        touched,
-                    },
+                    written: copies,
                     run: run.map(take).transpose()?,
                 }))
             }
@@ -428,7 +424,6 @@ mod tests {
             },
             lazy: true,
             written: written.to_vec(),
-            touched: one.to_vec(),
             run,
         };
         let cases = [

@@ -265,7 +265,6 @@ pub const IOCTLS: &[Ioctl] = &[
     iow(KVM, 0xa0, 112, "KVM_SET_PIT2"),
     iow(KVM, 0x7b, 48, "KVM_SET_CLOCK"),
     // What a restore does for each run of pages.
-    iowr(KVM, 0xd5, 64, "KVM_PRE_FAULT_MEMORY"),
     iowr(UFFD, 0x03, 40, "UFFDIO_COPY"),
     // Reading a vCPU and its machine: snapshot and verify.
     ior(KVM, 0x81, 144, "KVM_GET_REGS"),
@@ -396,7 +395,6 @@ mod tests {
             ("KVM_IRQ_LINE", size_of::<kvm_irq_level>()),
             ("KVM_GET_DIRTY_LOG", size_of::<kvm_dirty_log>()),
             ("KVM_CLEAR_DIRTY_LOG", size_of::<kvm_clear_dirty_log>()),
-            ("KVM_PRE_FAULT_MEMORY", size_of::<kvm_pre_fault_memory>()),
             (
                 "KVM_SET_USER_MEMORY_REGION",
                 size_of::<kvm_userspace_memory_region>(),

@@ -28,22 +28,12 @@ pub struct Written {
     pub copies: OwnedFd,
 }
 
-/// What a guest will probably do.
-#[derive(Debug, Default)]
-pub struct Expected {
-    /// Pages that it will write.
-    pub written: Option<Written>,
-    /// Pages that it will touch besides.
-    pub touched: Vec<PageRun>,
-}
-
 /// What is left to be made the machine's own.
 #[derive(Debug)]
 pub struct Ahead {
     memory: Arc<GuestMemory>,
     uffd: Arc<Uffd>,
     source: Option<BaseView>,
-    touched: Vec<PageRun>,
     /// In the order in which they are of use.
     pieces: Mutex<VecDeque<Piece>>,
 }
@@ -58,16 +48,16 @@ pub struct Piece {
 }
 
 impl Ahead {
-    /// For a guest in `memory`, whose file lacks no page.
+    /// For pages of `memory`, whose file lacks none.
     ///
     /// # Errors
     /// When the copies cannot be mapped or are not all there.
     pub fn new(
         memory: Arc<GuestMemory>,
         uffd: Arc<Uffd>,
-        expected: Expected,
+        written: Option<Written>,
     ) -> Result<Self, MemoryError> {
-        let (source, pieces) = match expected.written {
+        let (source, pieces) = match written {
             None => (None, VecDeque::new()),
             Some(Written { runs, copies }) => {
                 let (pieces, pages) = lay_out(&runs);
@@ -83,7 +73,6 @@ impl Ahead {
             memory,
             uffd,
             source,
-            touched: expected.touched,
             pieces: Mutex::new(pieces),
         })
     }
@@ -94,26 +83,17 @@ impl Ahead {
         !self.pieces().is_empty()
     }
 
-    /// Copies the next pages, at most `most`. Returns which.
-    pub fn advance(&self, most: u32) -> Vec<Piece> {
+    /// Copies the next pages, at most `most`.
+    pub fn advance(&self, most: u32) {
         let mut pieces = self.pieces();
         let next = take(&mut pieces, most);
         let Some(source) = &self.source else {
-            return Vec::new();
+            return;
         };
         if !next.is_empty() && self.memory.own_ahead(&self.uffd, source, &next).is_err() {
             // The guest takes its faults instead.
             pieces.clear();
-            return Vec::new();
         }
-        next
-    }
-
-    /// Pages that the guest will touch besides. To be mapped after the others are copied:
-    /// the kernel maps their neighbours with them, and a page that is mapped is not missing.
-    #[must_use]
-    pub fn touched(&self) -> &[PageRun] {
-        &self.touched
     }
 
     /// Nothing is to be copied any more.

@@ -313,16 +313,6 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Where the guest sees pages of the memory file: address and length, in bytes.
-    pub fn guest_ranges(&self, run: PageRun) -> impl Iterator<Item = (u64, u64)> {
-        self.parts.iter().filter_map(move |part| {
-            let (pages, _) = part.clip(&run)?;
-            let bytes = |pages: usize| u64::try_from(pages * PAGE_SIZE).ok();
-            let base = part.stretch.base;
-            Some((base + bytes(pages.start)?, bytes(pages.len())?))
-        })
-    }
-
     /// Moves the devices' dirty bits to `pages`. Returns how many there were.
     pub fn take_device_writes(&self, pages: &mut PageSet) -> u64 {
         let mut count = 0;

@@ -20,7 +20,7 @@ pub mod writes;
 
 use vm_memory::GuestMemoryMmap;
 
-pub use ahead::{Ahead, Expected, Piece, Written};
+pub use ahead::{Ahead, Written};
 pub use guest::{GuestMemory, MemoryError};
 pub use own::Pagemap;
 pub use pages::PageSet;

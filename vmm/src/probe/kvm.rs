@@ -1,6 +1,6 @@
 //! KVM: the device, what it says it can do, and whether a guest really runs.
 
-use kvm_bindings::{KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_PRE_FAULT_MEMORY};
+use kvm_bindings::{KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use snapback_proto::words::chain;
 
@@ -49,12 +49,6 @@ pub(super) fn checks() -> Vec<Check> {
         Need::Optional,
         has(Cap::Xsave2, "KVM_CAP_XSAVE2"),
         "run a kernel of 5.17 or newer: without it, guests cannot use AMX",
-    ));
-    checks.push(check(
-        "kvm-pre-fault",
-        Need::Optional,
-        pre_fault(kvm),
-        "run a kernel of 6.11 or newer: without it, restores take more page faults",
     ));
     checks
 }
@@ -137,14 +131,5 @@ fn tsc_offset(vcpu: &VcpuFd) -> Result<String, String> {
         Err(error) => Err(format!(
             "a guest's time stamp counter cannot be set exactly ({error})"
         )),
-    }
-}
-
-fn pre_fault(kvm: Option<&Kvm>) -> Result<String, String> {
-    let kvm = kvm.ok_or_else(|| "there is no usable /dev/kvm to ask".to_owned())?;
-    if kvm.check_extension_raw(KVM_CAP_PRE_FAULT_MEMORY.into()) > 0 {
-        Ok("KVM has KVM_PRE_FAULT_MEMORY".to_owned())
-    } else {
-        Err("KVM lacks KVM_PRE_FAULT_MEMORY".to_owned())
     }
 }

@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use rustix::thread::sched_getaffinity;
-use snapback_proto::control::PageRun;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::blank::Blank;
@@ -17,7 +16,7 @@ use crate::bus::{Bus, TooManyDevices};
 use crate::control::{DeviceFiles, DiskFiles};
 use crate::devices::serial::Serial;
 use crate::devices::vmgenid::{self, RenewError};
-use crate::memory::{Ahead, Expected, GuestMemory, MemoryError};
+use crate::memory::{Ahead, GuestMemory, MemoryError, Written};
 use crate::poll::HostPoll;
 use crate::reset::inventory::{Parts, start};
 use crate::step::{StepError, kernel};
@@ -94,8 +93,8 @@ pub struct Live {
 }
 
 impl Live {
-    /// Puts the devices of a guest into a blank machine whose memory is backed, for what it
-    /// is `expected` to do.
+    /// Puts the devices of a guest into a blank machine whose memory is backed. Pages that
+    /// are `written` are to be its own ahead.
     ///
     /// # Errors
     /// When a disk cannot be used or the kernel refuses.
@@ -104,7 +103,7 @@ impl Live {
         serial: OwnedFd,
         files: DeviceFiles,
         cpuid: Arc<[CpuidEntryV1]>,
-        expected: Expected,
+        written: Option<Written>,
     ) -> Result<Self, AssembleError> {
         let serial = Serial::new(serial).map_err(kernel("prepare the serial output"))?;
         let disks = (0..).zip(files.disks).map(|(index, files)| {
@@ -129,7 +128,7 @@ impl Live {
         }
         let work = EventFd::new(EFD_NONBLOCK).map_err(kernel("create an eventfd"))?;
         let (memory, uffd) = (Arc::new(blank.memory), Arc::new(blank.uffd));
-        let ahead = Ahead::new(Arc::clone(&memory), Arc::clone(&uffd), expected)?;
+        let ahead = Ahead::new(Arc::clone(&memory), Arc::clone(&uffd), written)?;
         let board = Board {
             vm: blank.vm,
             bus: Arc::new(Mutex::new(bus)),
@@ -193,9 +192,7 @@ impl Live {
         // Where that cannot be found out, waking the supervisor costs a little more.
         let parallel = sched_getaffinity(None).map_or(true, |cpus| cpus.count() > 1);
         if !parallel {
-            let own = self.board.ahead.advance(u32::MAX);
-            self.map_ahead(own.iter().map(|piece| piece.run));
-            self.map_ahead(self.board.ahead.touched().iter().copied());
+            self.board.ahead.advance(u32::MAX);
         }
         start::give(self, saved, parts)?;
         let told = self.board.bus().host_changed(&self.board.ram);
@@ -210,18 +207,6 @@ impl Live {
             vcpu.run(self.board.clone(), Some(Arc::clone(&entrance)))?;
         }
         Ok(entrance)
-    }
-
-    /// Has KVM map pages before its guest comes to them: less than half of a fault for each.
-    /// Only while no vCPU runs. A host that cannot do it takes the faults.
-    fn map_ahead(&self, runs: impl IntoIterator<Item = PageRun>) {
-        let Some(first) = self.vcpus.first() else {
-            return;
-        };
-        let runs = runs.into_iter();
-        let mut ranges = runs.flat_map(|run| self.memory.guest_ranges(run));
-        // The first that fails says what all others would.
-        let _ = ranges.try_for_each(|(address, length)| first.map_ahead(address, length));
     }
 
     /// Has every vCPU pass a branch-predictor barrier before its next run.

@@ -11,7 +11,7 @@ use crate::arch::x86_64::boot::{self, BootError};
 use crate::arch::x86_64::template::{self, Unfit};
 use crate::bus;
 use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
-use crate::memory::{Expected, MemoryError};
+use crate::memory::MemoryError;
 use crate::reset::inventory::Parts;
 use crate::reset::{Registers, load};
 use crate::vcpu::VcpuError;
@@ -46,13 +46,7 @@ pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1),
         .memory
         .back_shared(std::os::fd::AsFd::as_fd(&files.memory))?;
     let cpuid = Arc::from(blank.cpuid.as_slice());
-    let live = Live::assemble(
-        blank,
-        files.serial,
-        files.devices,
-        cpuid,
-        Expected::default(),
-    )?;
+    let live = Live::assemble(blank, files.serial, files.devices, cpuid, None)?;
     let entry = boot::load(
         &live.board.ram,
         &mut files.kernel,
@@ -173,13 +167,9 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
         .memory
         .back_private(uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
     // Of a memory that lacks pages, nothing is copied that the pager has not brought.
-    let expected = if files.lazy {
-        Expected::default()
-    } else {
-        files.expected
-    };
+    let written = files.written.filter(|_| !files.lazy);
     let cpuid = Arc::clone(&saved.cpuid);
-    let mut live = Live::assemble(blank, files.serial, files.devices, cpuid, expected)?;
+    let mut live = Live::assemble(blank, files.serial, files.devices, cpuid, written)?;
     load(&mut live, &saved, Parts::ALL, Registers::Now)?;
     Ok((live, saved))
 }

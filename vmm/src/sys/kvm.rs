@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_irqchip,
-    kvm_lapic_state, kvm_pre_fault_memory, kvm_userspace_memory_region,
+    kvm_lapic_state, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
@@ -61,31 +61,6 @@ pub fn second_handle(vm: &VmFd, vcpu: &VcpuFd) -> io::Result<VcpuFd> {
     // its ownership moves into the result.
     let second = unsafe { vm.create_vcpu_from_rawfd(own.into_raw_fd()) };
     second.map_err(io::Error::from)
-}
-
-/// `KVM_PRE_FAULT_MEMORY` (Linux 6.11): `_IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)`.
-const PRE_FAULT_MEMORY: libc::Ioctl = 0xc040_aed5;
-const _: () = assert!((PRE_FAULT_MEMORY >> 16) & 0x3fff == 64);
-const _: () = assert!(size_of::<kvm_pre_fault_memory>() == 64);
-
-/// Builds the second-level tables of `size` bytes from `gpa` on, as the guest's faults
-/// would. Fewer are built when a signal comes in between.
-///
-/// # Errors
-/// What KVM reports, `ENOTTY` where it does not know the request.
-pub fn pre_fault(vcpu: &VcpuFd, gpa: u64, size: u64) -> io::Result<()> {
-    let mut range = kvm_pre_fault_memory {
-        gpa,
-        size,
-        ..Default::default()
-    };
-    // SAFETY: `range` is the struct of this request and outlives the call; KVM fills in
-    // tables of its own and reads the VM's memory slots, nothing of this process besides.
-    let done = unsafe { libc::ioctl(vcpu.as_raw_fd(), PRE_FAULT_MEMORY, &raw mut range) };
-    if done < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 /// Size of a plain XSAVE area without `KVM_CAP_XSAVE2`, in bytes.

@@ -23,7 +23,7 @@ use crate::reset::inventory::vcpu::{Reading, Setting};
 use crate::reset::inventory::{self, Parts};
 use crate::step::{StepError, kernel};
 use crate::sys::kick::{KickSwitch, Kickable};
-use crate::sys::kvm::{pre_fault, second_handle};
+use crate::sys::kvm::second_handle;
 
 /// How long a vCPU may take to stop, or for one order.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -213,15 +213,6 @@ impl Vcpu {
             alone,
             at_entrance,
         })?)
-    }
-
-    /// Has KVM map `length` bytes of guest memory from `address` on, both in whole pages,
-    /// before the guest touches them. The vCPU stands still.
-    ///
-    /// # Errors
-    /// What KVM reports, for example where it cannot do that.
-    pub fn map_ahead(&self, address: u64, length: u64) -> Result<(), VcpuError> {
-        Ok(pre_fault(&self.fd, address, length).map_err(kernel("map guest memory ahead"))?)
     }
 
     /// Lets the guest run on this board; `entrance` is told when it is entered.

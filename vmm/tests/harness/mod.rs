@@ -277,7 +277,6 @@ pub fn restore_onto(
         devices: extra.devices(),
         lazy: true,
         written: Vec::new(),
-        touched: Vec::new(),
         run: None,
     };
     vmm.ask(&command, &fds)

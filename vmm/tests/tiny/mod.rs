@@ -264,7 +264,6 @@ impl Running {
                 devices: Devices::default(),
                 lazy: true,
                 written: Vec::new(),
-                touched: Vec::new(),
                 run: None,
             },
             &fds,

@@ -117,7 +117,6 @@ async fn a_failure_names_operation_reason_and_section() {
         devices: Devices::default(),
         lazy: true,
         written: Vec::new(),
-        touched: Vec::new(),
         run: None,
     };
     let error = client.command(&restore, &[], LIMIT).await.unwrap_err();
