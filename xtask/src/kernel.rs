@@ -87,7 +87,7 @@ impl Kernel {
         let files = self.configuration();
         let start = CHANGES.iter().fold(
             Key::new().with("recipe", RECIPE),
-            |key, (file, from, to)| key.with(file, &format!("{from}\0{to}")),
+            |key, (file, from, to)| key.with(file, format!("{from}\0{to}")),
         );
         files
             .iter()

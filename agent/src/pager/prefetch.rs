@@ -87,11 +87,7 @@ impl Prefetches {
             .pop_front();
         match piece {
             Some(Piece::Pages(cache, runs)) => bring(&cache, runs),
-            Some(Piece::Arrange(mut work)) => {
-                if work.step() {
-                    self.extend([Piece::Arrange(work)]);
-                }
-            }
+            Some(Piece::Arrange(work)) => self.arrange(work),
             Some(Piece::Rest(mut completion)) => match completion.step() {
                 Ok(true) => self.extend([Piece::Rest(completion)]),
                 Ok(false) => {}
@@ -101,6 +97,13 @@ impl Prefetches {
                 }
             },
             None => {}
+        }
+    }
+
+    /// Takes one step; the others wait behind what came meanwhile.
+    fn arrange(&self, mut work: Arranging) {
+        if work.step() {
+            self.extend([Piece::Arrange(work)]);
         }
     }
 }

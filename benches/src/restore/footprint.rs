@@ -1,5 +1,8 @@
-//! What the only microVM of this host uses: memory of its process and of its guest, and
-//! what KVM counted.
+//! What one of this host's two microVMs uses: memory of its process and of its guest, and what
+//! KVM counted.
+//!
+//! There are two of them, so that what they share (the program's pages in the page cache) is
+//! nobody's own.
 
 use std::fs;
 use std::io;
@@ -21,8 +24,8 @@ pub enum FootprintError {
         source: io::Error,
     },
     /// There is another number of microVMs.
-    #[error("there are {found} processes of {PROGRAM}, not one")]
-    NotAlone {
+    #[error("there are {found} processes of {PROGRAM}, not two")]
+    NotTwo {
         /// How many.
         found: usize,
     },
@@ -32,7 +35,7 @@ pub enum FootprintError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Memory that is the process's own, in KiB. A page of the snapshot is not, even while
-    /// no other process has it mapped.
+    /// the other process does not have it mapped.
     pub private_kib: u64,
     /// Of this, pages of the guest that were copied for it to write, in KiB.
     pub copied_kib: u64,
@@ -40,16 +43,24 @@ pub struct Footprint {
     pub exits: Option<u64>,
 }
 
-/// The footprint of the only microVM.
+/// The footprint of that one of the two microVMs which has more memory of its own.
 ///
 /// # Errors
-/// When there is not exactly one, or the kernel does not tell.
+/// When there are not exactly two, or the kernel does not tell.
 pub fn measure() -> Result<Footprint, FootprintError> {
-    let pid = only_process()?;
+    let [one, other] = both_processes()?.map(|pid| of_process(&pid));
+    let (one, other) = (one?, other?);
+    Ok(match one.private_kib >= other.private_kib {
+        true => one,
+        false => other,
+    })
+}
+
+fn of_process(pid: &str) -> Result<Footprint, FootprintError> {
     let path = PathBuf::from(format!("/proc/{pid}/smaps"));
     let text = read(&path)?;
     Ok(Footprint {
-        exits: exits(&pid),
+        exits: exits(pid),
         ..from_smaps(&text)
     })
 }
@@ -73,21 +84,20 @@ pub fn huge_pages() -> Option<u64> {
     Some(kib / HUGE_KIB)
 }
 
-fn only_process() -> Result<String, FootprintError> {
+fn both_processes() -> Result<[String; 2], FootprintError> {
     let entries = fs::read_dir("/proc").map_err(|source| FootprintError::Read {
         path: "/proc".into(),
         source,
     })?;
     let name = |pid: &String| fs::read_to_string(format!("/proc/{pid}/comm"));
-    let mut found: Vec<String> = entries
+    let found: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()))
         .filter(|pid| name(pid).is_ok_and(|comm| comm.trim_end() == PROGRAM))
         .collect();
-    match (found.len(), found.pop()) {
-        (1, Some(pid)) => Ok(pid),
-        (found, _) => Err(FootprintError::NotAlone { found }),
-    }
+    found
+        .try_into()
+        .map_err(|found: Vec<_>| FootprintError::NotTwo { found: found.len() })
 }
 
 /// Sums `Private_*` of all mappings. Those of memfds are guest memory: what is its own

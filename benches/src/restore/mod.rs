@@ -213,7 +213,7 @@ impl<'a> Bench<'a> {
                 }
                 results::rows(report, subject.runtime, &setting, &series?);
             }
-            progress::step(&format!("{}: memory of one microVM", subject.runtime));
+            progress::step(&format!("{}: memory of a microVM", subject.runtime));
             self.footprint(subject, report).await?;
         }
         if let Some(mut node) = self.node.lock().await.take() {
@@ -287,12 +287,14 @@ impl<'a> Bench<'a> {
         Ok(samples)
     }
 
-    /// The memory of one microVM after its restore and a request.
+    /// The memory of one of two microVMs after its restore, a request and its reset.
     async fn footprint(&self, subject: &Subject, report: &mut Report) -> Result<(), RestoreError> {
         let client = self.restart(plan::FOOTPRINT).await?;
-        let record = calls::request(&client, &subject.name, EVENT).await?;
+        let request = || calls::request(&client, &subject.name, EVENT);
+        let (first, second) = tokio::join!(request(), request());
+        let (first, _) = (first?, second?);
         calls::at_rest(&client, 0).await?;
-        results::footprint(report, subject.runtime, footprint::measure()?, &record);
+        results::footprint(report, subject.runtime, footprint::measure()?, &first);
         Ok(())
     }
 }

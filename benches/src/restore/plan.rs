@@ -12,7 +12,7 @@ pub const WARM_UP: usize = 4;
 /// request runs that has just taken one.
 const PER_SECOND: u32 = 10;
 
-/// For one microVM that serves on, alone.
+/// For microVMs that serve on.
 pub const FOOTPRINT: &str = "[pools]\nblank = 0\n[pager]\nworking_sets = false\n";
 
 /// Whether the snapshot's pages are in the agent's memory.

@@ -140,7 +140,7 @@ fn little_memory(report: &Report) -> Vec<(String, bool, String)> {
     rows.map(|row| {
         let runtime = param(row, "runtime").and_then(Value::as_str);
         let detail = format!(
-            "{}: {} MiB after a request and its reset, at most {PRIVATE_MIB} MiB",
+            "{}: {} MiB beside another one, after a request and its reset, at most {PRIVATE_MIB} MiB",
             runtime.unwrap_or_default(),
             number(row.p50)
         );
