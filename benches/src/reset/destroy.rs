@@ -60,7 +60,7 @@ pub fn measure(
         let mut cycle = Samples::new("ms");
         for nth in 0..rounds + 3 {
             let begin = Instant::now();
-            writer::live(&machine, Work::Pages(pages, 0))?;
+            writer::request(&machine, Work::Pages(pages, 0))?;
             if nth >= 3 {
                 cycle.push(milliseconds(begin.elapsed()));
             }

@@ -69,14 +69,31 @@ pub fn live(machine: &Machine, work: Work) -> Result<Life, ResetError> {
     Ok(Life { wrote, reset })
 }
 
+/// As [`live`], the way an agent does it: the work waits for the guest in its channel, and
+/// nobody waits for the reply to the command that lets it run.
+pub fn request(machine: &Machine, work: Work) -> Result<Life, ResetError> {
+    let wrote = machine.live(|stream| tell(stream, work), hear)?;
+    let reset = machine.reset()?;
+    Ok(Life { wrote, reset })
+}
+
 /// Has a guest that runs do `work`.
-pub fn ask(mut stream: &UnixStream, work: Work) -> Result<Duration, ResetError> {
+pub fn ask(stream: &UnixStream, work: Work) -> Result<Duration, ResetError> {
+    tell(stream, work)?;
+    hear(stream)
+}
+
+fn tell(mut stream: &UnixStream, work: Work) -> Result<(), ResetError> {
     let words = match work {
         Work::Pages(count, choice) => format!("{count} {choice}\n"),
         Work::Devices => "devices\n".to_owned(),
     };
     let sent = stream.write_all(words.as_bytes());
-    sent.map_err(|error| ResetError::Guest(error.to_string()))?;
+    sent.map_err(|error| ResetError::Guest(error.to_string()))
+}
+
+/// How long the guest says that it took.
+fn hear(stream: &UnixStream) -> Result<Duration, ResetError> {
     let said = line(stream)?;
     let nanoseconds = said.parse();
     let nanoseconds = nanoseconds.map_err(|_| ResetError::Guest(format!("it said {said:?}")))?;
