@@ -8,9 +8,9 @@
 //! Where nobody writes, a huge page is mapped by one fault. Where somebody does, a microVM
 //! maps small pages, but the kernel maps those of a huge page many in one go.
 //!
-//! Pages that are written are made each microVM's own before its guest comes to them. In the snapshot's memory they are
-//! scattered, and each place would be a fault of its own to read; in a file of their own they are
-//! one after the other, in huge pages where the host has them.
+//! Pages that are written are made each microVM's own before its guest comes to them. In the
+//! snapshot's memory they are scattered, and each place would be a fault of its own to read;
+//! in a file of their own they are one after the other, in huge pages where the host has them.
 
 use std::collections::BTreeSet;
 use std::io;

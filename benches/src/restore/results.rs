@@ -66,8 +66,8 @@ pub fn rows(report: &mut Report, runtime: &str, setting: &Setting, series: &Seri
     );
 }
 
-/// Adds what one microVM uses.
-pub fn footprint(report: &mut Report, runtime: &str, footprint: Footprint, sample: &Sample) {
+/// Adds what one microVM uses, and the faults that the first requests had.
+pub fn footprint(report: &mut Report, runtime: &str, footprint: Footprint, userfaults: u64) {
     let mut add = |name: &str, unit: &'static str, value: f64| {
         let mut samples = Samples::new(unit);
         samples.push(value);
@@ -79,7 +79,7 @@ pub fn footprint(report: &mut Report, runtime: &str, footprint: Footprint, sampl
     add(
         "restore/faults_of_first",
         "faults",
-        crate::report::whole(sample.record.userfaults),
+        crate::report::whole(userfaults),
     );
     if let Some(exits) = footprint.exits {
         add("restore/exits", "exits", crate::report::whole(exits));
