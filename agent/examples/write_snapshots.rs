@@ -36,6 +36,7 @@ fn main() -> anyhow::Result<()> {
             root_fs: image.clone(),
             code: image,
         },
+        gathered: false,
     };
     let len = u64::from(machine.memory_mib) << 20;
     let mut out = std::io::stdout();

@@ -31,6 +31,7 @@
 pub mod channel;
 pub mod environment;
 pub mod extensions;
+pub mod gather;
 pub mod guest;
 pub mod http;
 pub mod identity;

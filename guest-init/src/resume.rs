@@ -9,6 +9,7 @@ use std::io;
 use rustix::time::{ClockId, Timespec, clock_settime};
 use snapback_proto::guest::{ENTROPY_LEN, Identity, Resume};
 
+use crate::gather;
 use crate::identity::IdentityFiles;
 use crate::kernel_log::KernelLog;
 use crate::mounts;
@@ -63,6 +64,12 @@ pub trait Machine {
     /// When the kernel refuses.
     fn bound_tmp(&mut self, mib: u32) -> io::Result<()>;
 
+    /// Moves pages of processes next to each other; how many.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn gather(&mut self, pages: &[u32]) -> io::Result<u32>;
+
     /// Whether the kernel has killed a process for want of memory since the last
     /// time that somebody asked.
     fn ran_out_of_memory(&mut self) -> bool;
@@ -110,6 +117,10 @@ impl Machine for GuestKernel {
 
     fn bound_tmp(&mut self, mib: u32) -> io::Result<()> {
         mounts::bound_tmp(mib)
+    }
+
+    fn gather(&mut self, pages: &[u32]) -> io::Result<u32> {
+        gather::gather(pages)
     }
 
     fn ran_out_of_memory(&mut self) -> bool {

@@ -6,7 +6,7 @@
 //! [`Event`] may come at any moment.
 //!
 //! ```text
-//!              Prepare           Boot                    Snapshot
+//!              Prepare       Boot, Continue              Snapshot
 //!   (started) ────────► Blank ──────────► Running ─────────────────► Snapshotted
 //!                         │ Restore        ▲   │                      (then it is killed)
 //!                         ▼            Run │   │ Reset
@@ -66,7 +66,7 @@ pub enum Command {
     /// Pause at an instant when no device has work in flight and write the
     /// state. Descriptors: where the state goes (an empty file), then for each
     /// scratch disk where its content goes (an empty sparse file of its length). The
-    /// memory is in the memfd of `Boot`. Only the end of the process follows.
+    /// memory is in the memfd of `Boot` or `Continue`. Only the end of the process follows.
     Snapshot,
     /// Put a snapshot into a blank machine. Descriptors: memory (memfd, mapped
     /// private), state file, serial output (pipe), copies of the pages that are
@@ -95,6 +95,14 @@ pub enum Command {
     },
     /// Compare the whole of a restored machine with its snapshot.
     Verify,
+    /// Put a snapshot into a blank machine and let its guest go on in memory of its own: from
+    /// then on it is like one that was booted, and can be snapshotted. Descriptors: memory (a
+    /// copy of the snapshot's, memfd, mapped shared), state file, serial output (pipe),
+    /// invocation channel (stream socket), then those of [`Devices`].
+    Continue {
+        /// As for [`Command::Restore`].
+        devices: Devices,
+    },
 }
 
 impl Command {
@@ -114,6 +122,7 @@ impl Command {
             Self::Run(_) => "run",
             Self::Reset { .. } => "reset",
             Self::Verify => "verify",
+            Self::Continue { .. } => "continue",
         }
     }
 }

@@ -7,6 +7,9 @@
 //!     │ Log* ────────────────────────────────────► │
 //!     │ Ready | InitFailed ──────────────────────► │  snapshot here
 //!     ┆                                            ┆
+//!     │ ◄───────────────────────────────── Gather  │  once, in a microVM of that snapshot
+//!     │ Gathered ────────────────────────────────► │  snapshot here, which takes its place
+//!     ┆                                            ┆
 //!     │ ◄───────────────────────── Resume, Invoke  │  each request, on a fresh socket; payload: the event
 //!     │ Resumed ─────────────────────────────────► │
 //!     │ (Holding, Delivered) ────────────────────► │  while hooks run after a restore
@@ -39,7 +42,17 @@ pub enum HostMessage {
     Resume(Resume),
     /// Run the function; the frame's payload is the event. Only after `Resume`.
     Invoke(Invoke),
+    /// Move the pages that requests write next to each other, as far as that can be.
+    /// Answered by `Gathered`; only to a guest that was not resumed.
+    Gather {
+        /// Numbers of guest-physical pages, at most [`MAX_GATHERED`], in the order in which
+        /// they are to lie.
+        pages: Vec<u32>,
+    },
 }
+
+/// Most pages of one [`HostMessage::Gather`].
+pub const MAX_GATHERED: usize = 4096;
 
 /// How to start the function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,6 +255,11 @@ pub enum GuestMessage {
     Log {
         /// Which of the two.
         stream: LogStream,
+    },
+    /// Pages were moved, and everything waits as before.
+    Gathered {
+        /// How many.
+        moved: u32,
     },
 }
 

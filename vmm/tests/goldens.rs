@@ -246,6 +246,7 @@ fn bless(golden: &Golden) {
             chunks,
         },
         base,
+        gathered: false,
     };
     write(FILE_NAME, &manifest.to_json().unwrap());
 }

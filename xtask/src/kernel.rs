@@ -53,14 +53,25 @@ const UNUSED: [&str; 15] = [
 /// of anonymous memory; the kernel's reclaimable objects come from the blocks of its others.
 /// Most pages of files are only read. So in a snapshot there are whole blocks in which no
 /// request writes, and those are one mapping each (decision 0035).
-const CHANGES: [(&str, &str, &str); 2] = [
+///
+/// [`ADDED`] is built with the rest of its folder.
+const CHANGES: [(&str, &str, &str); 3] = [
     (
         "fs/inode.c",
         "mapping_set_gfp_mask(mapping, GFP_HIGHUSER_MOVABLE);",
         "mapping_set_gfp_mask(mapping, GFP_HIGHUSER | __GFP_RECLAIMABLE);",
     ),
     ("mm/slub.c", "s->allocflags |= __GFP_RECLAIMABLE;", ";"),
+    (
+        "mm/Makefile",
+        "obj-$(CONFIG_MIGRATION) += migrate.o",
+        "obj-$(CONFIG_MIGRATION) += migrate.o gather.o",
+    ),
 ];
+
+/// What is added to the source before it is built: the file in `kernel-configs/`, and where it
+/// goes (decision 0036).
+const ADDED: (&str, &str) = ("gather.c", "mm/gather.c");
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +95,8 @@ impl Kernel {
 
     /// What it is made of, besides the version of the source.
     fn key(self) -> Result<Key> {
-        let files = self.configuration();
+        let mut files = self.configuration();
+        files.push(added());
         let start = CHANGES.iter().fold(
             Key::new().with("recipe", RECIPE),
             |key, (file, from, to)| key.with(file, format!("{from}\0{to}")),
@@ -107,6 +119,7 @@ pub fn make(cache: &Cache, kernel: Kernel) -> Result<PathBuf> {
     let entry = cache.entry(KIND, &key, |dir, scratch| {
         let source = unpack(&version, scratch)?;
         CHANGES.iter().try_for_each(|one| change(&source, one))?;
+        add(&source)?;
         configure(&source, &kernel.configuration(), scratch)?;
         compile(&source)?;
         let copy = |from: &str, to: &str| {
@@ -142,6 +155,19 @@ fn unpack(version: &str, scratch: &Path) -> Result<PathBuf> {
     )?;
     step.done();
     Ok(source)
+}
+
+/// The file of ours that [`ADDED`] names.
+fn added() -> PathBuf {
+    workspace::root().join("kernel-configs").join(ADDED.0)
+}
+
+/// Adds [`ADDED`].
+fn add(source: &Path) -> Result<()> {
+    let place = source.join(ADDED.1);
+    fs::copy(added(), &place)
+        .map(drop)
+        .with_context(|| format!("cannot write {}", place.display()))
 }
 
 /// Makes one of [`CHANGES`].

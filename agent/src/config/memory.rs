@@ -18,6 +18,9 @@ pub struct Pager {
     /// Whether the pages of a snapshot's first run are recorded, and brought at once
     /// when the snapshot is loaded again.
     pub working_sets: bool,
+    /// Whether a snapshot is made anew once it is known what its runs write: with these pages
+    /// next to each other. Needs `working_sets`.
+    pub gather: bool,
 }
 
 /// When the pages of a snapshot are brought into the host's memory that nobody has
@@ -51,11 +54,18 @@ impl Default for Pager {
             fill_kib: 64,
             fill: Fill::default(),
             working_sets: true,
+            gather: true,
         }
     }
 }
 
 impl Pager {
+    /// Whether snapshots are made anew.
+    #[must_use]
+    pub const fn gathers(&self) -> bool {
+        self.working_sets && self.gather
+    }
+
     pub(super) fn ranges(&self) -> Vec<Range> {
         vec![
             range("pager.threads", wide(self.threads), 1, 64),

@@ -205,14 +205,7 @@ impl Executor {
         };
 
         let start = Instant::now();
-        let control = &mut blank.process.control;
-        let fds = [input.state.as_fd()];
-        let answer = control
-            .command(&Command::Snapshot, &fds, self.timeouts.command())
-            .await?;
-        let Reply::Snapshotted { state_len } = answer.reply else {
-            return Err(control.unexpected(&Command::Snapshot).into());
-        };
+        let state_len = self.write_state(&mut blank, &input.state).await?;
         let facts = BuildFacts {
             boot_ns,
             init_ns,
@@ -220,6 +213,23 @@ impl Executor {
             restore_hooks: point == ReadyPoint::RestoreNext,
         };
         Ok((blank, facts, state_len))
+    }
+
+    /// Stops the guest and has its state written; how long that is, in bytes.
+    pub(super) async fn write_state(
+        &self,
+        blank: &mut Blank,
+        state: &File,
+    ) -> Result<u64, BuildError> {
+        let control = &mut blank.process.control;
+        let fds = [state.as_fd()];
+        let answer = control
+            .command(&Command::Snapshot, &fds, self.timeouts.command())
+            .await?;
+        match answer.reply {
+            Reply::Snapshotted { state_len } => Ok(state_len),
+            _ => Err(control.unexpected(&Command::Snapshot).into()),
+        }
     }
 
     async fn power_on(
@@ -258,7 +268,7 @@ impl Executor {
         Ok(())
     }
 
-    async fn bounded<T>(
+    pub(super) async fn bounded<T>(
         &self,
         blank: &Blank,
         goal: &'static str,

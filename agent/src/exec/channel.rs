@@ -220,6 +220,7 @@ pub const fn out_of_turn(message: &GuestMessage, expected: &'static str) -> Chan
         GuestMessage::RuntimeExited { .. } => "RuntimeExited",
         GuestMessage::Finished { .. } => "Finished",
         GuestMessage::Log { .. } => "Log",
+        GuestMessage::Gathered { .. } => "Gathered",
     };
     ChannelError::OutOfTurn { said, expected }
 }

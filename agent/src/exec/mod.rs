@@ -1,8 +1,9 @@
-//! The verbs on a microVM: build, restore, invoke, reset, verify.
+//! The verbs on a microVM: build, gather, restore, invoke, reset, verify.
 //!
 //! ```text
 //!  build:   spawn ─ Prepare ─ Boot ─ (Hello, Init, Ready) ─ Snapshot ─ end of the process
 //!  blank:   spawn ─ Prepare
+//!  gather:  spawn ─ Prepare ─ Continue ─ (Gather, Gathered) ─ Snapshot ─ end of the process
 //!  invoke:  (Resume) ─ Run, or Restore where it is blank ─ (Resumed, Invoke, Response)
 //!  reset:   Reset
 //!  verify:  Verify
@@ -17,6 +18,7 @@ mod channel;
 mod deadline;
 mod doubt;
 mod exchange;
+mod gather;
 mod invoke;
 mod logs;
 mod platform;
@@ -33,6 +35,7 @@ pub use build::{BuildError, BuildFacts, BuildInput, Built};
 pub use channel::{Channel, ChannelError};
 pub use doubt::{Doubt, Poison, Poisonous};
 pub use exchange::Rest;
+pub use gather::Gathered;
 pub use invoke::{Completed, Invocation, InvokeError, InvokeFacts, Outcome};
 pub use logs::LOG_TAIL;
 pub use reset::{ResetEnd, ResetError, VerifyError};

@@ -75,7 +75,7 @@ pub struct Blank {
     pub(super) process: VmmProcess,
     pages: Pages,
     /// The writing end of its console.
-    console: OwnedFd,
+    pub(super) console: OwnedFd,
 }
 
 /// Where the page faults of a blank microVM will come from.
@@ -287,7 +287,10 @@ impl Executor {
         if self.paging.fill == Fill::Background && snapshot.to_complete() {
             self.pager.complete(snapshot.memory());
         }
-        if let Some(work) = snapshot.to_arrange() {
+        // One that another snapshot is about to replace is not worth it.
+        if (snapshot.is_settled() || !self.paging.gathers())
+            && let Some(work) = snapshot.to_arrange()
+        {
             self.pager.arrange(work);
         }
         (Arc::clone(snapshot.memory()), None)

@@ -81,6 +81,15 @@ impl PoolSummary {
     }
 }
 
+/// Why environments of an image are not wanted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwanted {
+    /// It is gone: whoever waits for one is refused.
+    Deleted,
+    /// There is a better one: whoever waits for one of this still gets it.
+    Replaced,
+}
+
 /// What an acquisition ends with.
 pub(super) type Grant<V> =
     Result<Lease<<V as Machines>::Machine>, LeaseError<<V as Machines>::RestoreError>>;
@@ -97,6 +106,7 @@ pub(super) enum Message<V: Machines> {
     },
     Retire {
         image: SnapshotId,
+        why: Unwanted,
     },
     Summary {
         reply: oneshot::Sender<PoolSummary>,
@@ -149,9 +159,9 @@ impl<V: Machines> PoolClient<V> {
     }
 
     /// Ends the environments of an image, those with a request afterwards.
-    pub async fn retire(&self, image: SnapshotId) {
+    pub async fn retire(&self, image: SnapshotId, why: Unwanted) {
         // Without a pool there are none.
-        let _ = self.0.send(Message::Retire { image }).await;
+        let _ = self.0.send(Message::Retire { image, why }).await;
     }
 
     /// How many environments there are.

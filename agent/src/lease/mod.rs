@@ -24,7 +24,7 @@ mod ticket;
 
 pub mod state;
 
-pub use client::{BlankLimits, PoolClient, PoolLimits, PoolSummary};
+pub use client::{BlankLimits, PoolClient, PoolLimits, PoolSummary, Unwanted};
 pub use machines::Machines;
 pub use pool::Pool;
 pub use principal::{Principal, Separation};

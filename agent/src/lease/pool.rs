@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::blanks::Blanks;
-use super::client::{Grant, Message, PoolClient, PoolLimits, PoolSummary};
+use super::client::{Grant, Message, PoolClient, PoolLimits, PoolSummary, Unwanted};
 use super::machines::Machines;
 use super::principal::{Principal, Served};
 use super::state::{State, Step};
@@ -161,9 +161,15 @@ impl<V: Machines> Pool<V> {
                 });
             }
             Message::KeepReady { shape } => self.blanks.note(shape),
-            Message::Retire { image } => {
-                self.refuse(&image);
-                self.retire_where(Retirement::Deleted, |entry| entry.is_of(&image));
+            Message::Retire { image, why } => {
+                let reason = match why {
+                    Unwanted::Deleted => {
+                        self.refuse(&image);
+                        Retirement::Deleted
+                    }
+                    Unwanted::Replaced => Retirement::Replaced,
+                };
+                self.retire_where(reason, |entry| entry.is_of(&image));
             }
             Message::Summary { reply } => {
                 let _ = reply.send(self.summary());

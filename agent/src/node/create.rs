@@ -190,7 +190,7 @@ impl Node {
     }
 
     /// The snapshot that a new one of these parts is stored as a diff of.
-    fn base_for(&self, parts: &Parts) -> Option<SnapshotId> {
+    pub(super) fn base_for(&self, parts: &Parts) -> Option<SnapshotId> {
         if !self.config.snapshots.diffs {
             return None;
         }
@@ -236,6 +236,7 @@ impl Node {
                 kernel: kernel_digest,
                 guest_init,
                 disks: Disks { root_fs, code },
+                gathered: false,
             },
         })
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snapback_proto::ids::{FunctionName, RequestId};
+use snapback_vmm::snapshot::manifest::SnapshotId;
 
 use tokio::sync::oneshot;
 
@@ -173,7 +174,8 @@ impl Node {
                     }
                 };
                 doubt = doubt.or(finished.err());
-                self.release(course.request, lease, doubt, rest);
+                let name = &course.function.config.name;
+                self.release(course.request, name, lease, doubt, rest);
             }
             Some(Err(source)) => {
                 self.metrics.request(RequestEnd::NotRun);
@@ -195,7 +197,7 @@ impl Node {
         principal: Principal,
     ) -> Result<Lease<Environment>, InvokeFailure> {
         let name = || function.config.name.clone();
-        let snapshot = self.snapshot(function).await?;
+        let snapshot = self.current_snapshot(function).await?;
         let patience = Duration::from_millis(self.config.timeouts.queue_ms);
         match tokio::time::timeout(patience, self.pool.acquire(snapshot, principal)).await {
             Ok(Ok(lease)) => Ok(lease),
@@ -204,6 +206,31 @@ impl Node {
                 source,
             }),
             Err(_) => Err(InvokeFailure::TooLate { function: name() }),
+        }
+    }
+
+    /// The snapshot that a function has now: it may have got another one since the request
+    /// came.
+    async fn current_snapshot(
+        self: &Arc<Self>,
+        function: &Function,
+    ) -> Result<Arc<Snapshot>, InvokeFailure> {
+        let name = &function.config.name;
+        let now = || {
+            self.function(name)
+                .map(|function| function.snapshot.clone())
+        };
+        let with = |snapshot: Option<SnapshotId>| Function {
+            snapshot: snapshot.unwrap_or_else(|| function.snapshot.clone()),
+            ..function.clone()
+        };
+        let first = with(now());
+        match self.snapshot(&first).await {
+            // It was replaced a moment ago.
+            Err(_) if now().is_some_and(|id| id != first.snapshot) => {
+                self.snapshot(&with(now())).await
+            }
+            snapshot => snapshot,
         }
     }
 
@@ -304,13 +331,17 @@ impl Node {
     /// Gives the environment back, and notes what its reset cost. The rest of the request
     /// is kept as long.
     fn release(
-        &self,
+        self: &Arc<Self>,
         request: RequestId,
+        function: &FunctionName,
         lease: Lease<Environment>,
         doubt: Option<Doubt>,
         rest: Rest,
     ) {
         let outcome = lease.finish(doubt);
+        if let Some(function) = self.function(function) {
+            self.gather_when_known(&function);
+        }
         let records = Arc::clone(&self.records);
         // Bounded by the reset's own bound: the pool answers or drops the sender.
         tokio::spawn(async move {

@@ -4,12 +4,14 @@
 //!  invoke: function ─ admission ─ snapshot ─ lease ─ exec::invoke ─ answer
 //!                                              └─ (reset, record) after the answer
 //!  create: image ─ exec::build ─ snapshot ─ store
+//!  gather: (after requests) exec::gather ─ another snapshot ─ store
 //! ```
 //!
 //! It knows nothing of HTTP.
 
 mod create;
 mod error;
+mod gather;
 mod invoke;
 mod records;
 mod start;
@@ -35,7 +37,7 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::exec::Executor;
 use crate::images::{DigestCache, Images};
-use crate::lease::{PoolClient, PoolSummary};
+use crate::lease::{PoolClient, PoolSummary, Unwanted};
 use crate::lock::Lock;
 use crate::pager::CacheStats;
 use crate::snapshots::{Catalogue, SnapshotError};
@@ -155,19 +157,7 @@ impl Node {
         let Some(function) = removed else {
             return Ok(());
         };
-        self.pool.retire(function.snapshot.clone()).await;
-        match self.remove_snapshot(&function.snapshot) {
-            Ok(()) => {}
-            Err(SnapshotError::InUse { id, by }) => {
-                // It goes with the last diff on it.
-                tracing::info!(snapshot = %id, %by, "a snapshot is kept as a base");
-            }
-            Err(error) => {
-                // The next start removes it.
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "a snapshot is left over");
-            }
-        }
+        self.abandon(&function.snapshot, Unwanted::Deleted).await;
         self.sweep_images();
         tracing::info!(function = %name, "deleted");
         Ok(())
@@ -198,6 +188,23 @@ impl Node {
             .is_err()
         {
             tracing::error!("VMM processes are left over");
+        }
+    }
+
+    /// Ends what runs of a snapshot that its function has no more, and removes it.
+    async fn abandon(&self, snapshot: &SnapshotId, why: Unwanted) {
+        self.pool.retire(snapshot.clone(), why).await;
+        match self.remove_snapshot(snapshot) {
+            Ok(()) => {}
+            Err(SnapshotError::InUse { id, by }) => {
+                // It goes with the last diff on it.
+                tracing::info!(snapshot = %id, %by, "a snapshot is kept as a base");
+            }
+            Err(error) => {
+                // The next start removes it.
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "a snapshot is left over");
+            }
         }
     }
 

@@ -217,6 +217,31 @@ impl MemoryCache {
         Ok(())
     }
 
+    /// A copy of the memory, which must be complete, in a file of its own. Takes a while: not
+    /// for a task.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        let copy = memfd::create("snapback-memory", self.len)?;
+        let mut bytes = vec![0; HUGE_PAGE];
+        let mut at = 0;
+        while let Some(data) = memfd::data_after(&self.memfd, at, self.len)? {
+            at = data.start;
+            while at < data.end {
+                let left = usize::try_from(data.end - at).unwrap_or(usize::MAX);
+                let piece = &mut bytes[..left.min(HUGE_PAGE)];
+                let count = rustix::io::pread(&self.memfd, piece, at)?;
+                let written = rustix::io::pwrite(&copy, &bytes[..count], at)?;
+                if written == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                at += u64::try_from(written).map_err(io::Error::other)?;
+            }
+        }
+        Ok(copy)
+    }
+
     /// Fills what is missing of some pages of one window.
     fn fill_window(&self, pages: Range<u64>) -> io::Result<()> {
         if pages.clone().all(|page| self.filled.get(page)) {
@@ -325,6 +350,28 @@ mod tests {
         assert_eq!(
             (byte_at(&cache, 3 * PAGE), byte_at(&cache, 4 * PAGE)),
             (0xee, 4)
+        );
+    }
+
+    #[test]
+    fn a_copy_has_the_same_pages_and_the_same_holes() {
+        let source = Box::new(Numbers::default());
+        let cache = MemoryCache::cold(2048 * PAGE, source, PAGE).unwrap();
+        for page in [3, 4, 700, 2047] {
+            cache.bring(page..page + 1).unwrap();
+        }
+        let copy = cache.copy().unwrap();
+        let again = MemoryCache::warm(copy, 2048 * PAGE, Box::new(Numbers::default()), PAGE);
+        let again = again.unwrap();
+        assert_eq!(again.stats().filled, 4);
+        for page in [3, 4, 700, 2047] {
+            assert_eq!(byte_at(&again, page * PAGE), byte_at(&cache, page * PAGE));
+        }
+        rustix::io::pwrite(&again.memfd, b"x", 3 * PAGE).unwrap();
+        assert_eq!(
+            byte_at(&cache, 3 * PAGE),
+            3,
+            "the copy is a file of its own"
         );
     }
 

@@ -167,6 +167,23 @@ impl Catalogue {
         slot.clone()
     }
 
+    /// What a snapshot is made of, with `disks` as what lies under its guest.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn parts_of(&self, id: &SnapshotId, disks: Disks) -> Result<Parts, SnapshotError> {
+        let files = SnapshotFiles::open(&self.path(id))?;
+        let manifest = files.manifest();
+        Ok(Parts {
+            function: manifest.function.clone(),
+            machine: manifest.machine,
+            kernel: manifest.kernel,
+            guest_init: manifest.guest_init,
+            disks,
+            gathered: manifest.gathered,
+        })
+    }
+
     /// Removes a snapshot, and its bases when nobody else needs them (`used` says of
     /// which snapshots there are functions). Environments that still use it keep what
     /// they need.

@@ -40,6 +40,8 @@ pub struct Parts {
     pub guest_init: Digest,
     /// Its disks.
     pub disks: Disks,
+    /// Whether it is made of another snapshot, whose guest has moved its pages.
+    pub gathered: bool,
 }
 
 /// A snapshot that is being made. Dropping it removes what there is of it.
@@ -140,6 +142,7 @@ impl Draft {
                 chunks,
             },
             base,
+            gathered: parts.gathered,
         };
         self.publish(&manifest)?;
         let path = self.destination.join(MEMORY_FILE_NAME);

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use snapback_proto::control::PageRun;
+
 use super::Snapshot;
 use super::writes::{Watcher, Writes};
 use crate::pager::{
@@ -19,6 +21,8 @@ pub(super) struct Hints {
     recording: AtomicBool,
     prefetched: AtomicBool,
     completing: AtomicBool,
+    gathering: AtomicBool,
+    settled: AtomicBool,
     arranging: AtomicBool,
     writes: Writes,
     ahead: Arc<Ahead>,
@@ -34,6 +38,8 @@ impl Hints {
             recording: AtomicBool::new(false),
             prefetched: AtomicBool::new(false),
             completing: AtomicBool::new(false),
+            gathering: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             arranging: AtomicBool::new(false),
             ahead: Arc::default(),
         }
@@ -55,6 +61,11 @@ impl Hints {
             }
         }
         hints
+    }
+
+    /// No other snapshot will take the place of this one.
+    pub(super) fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
     }
 
     fn path(&self) -> PathBuf {
@@ -122,6 +133,31 @@ impl Snapshot {
     #[must_use]
     pub fn to_complete(&self) -> bool {
         !self.memory().is_complete() && !self.hints.completing.swap(true, Ordering::Relaxed)
+    }
+
+    /// The pages that runs write, for the first who asks once that is known, unless they
+    /// were gathered already.
+    #[must_use]
+    pub fn to_gather(&self) -> Option<Vec<u32>> {
+        let hints = &self.hints;
+        let written = hints.writes.known();
+        let now = !self.is_settled()
+            && self.memory().is_complete()
+            && !written.is_empty()
+            && !hints.gathering.swap(true, Ordering::Relaxed);
+        let pages = |run: &PageRun| run.first..run.first.saturating_add(run.pages);
+        now.then(|| written.iter().flat_map(pages).collect())
+    }
+
+    /// No other snapshot will take its place: it is worth arranging its memory.
+    pub fn settle(&self) {
+        self.hints.settle();
+    }
+
+    /// See [`Self::settle`].
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.hints.settled.load(Ordering::Acquire)
     }
 
     /// The work of arranging its memory for its microVMs: for the first who asks once all of
@@ -234,6 +270,7 @@ mod tests {
                 chunks: Vec::new(),
             },
             base: None,
+            gathered: false,
         };
         fs::write(directory.join("state"), b"").unwrap();
         let cache = MemoryCache::cold(LEN, Box::new(Ones), PAGE).unwrap();

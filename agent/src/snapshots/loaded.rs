@@ -68,6 +68,9 @@ impl Snapshot {
         disks: Vec<File>,
         hints: Hints,
     ) -> Result<Arc<Self>, SnapshotError> {
+        if manifest.gathered {
+            hints.settle();
+        }
         Ok(Arc::new(Self {
             id: manifest.snapshot_id.clone(),
             machine: manifest.machine,

@@ -59,6 +59,7 @@ impl Place {
                     root_fs: image("root"),
                     code: image("code"),
                 },
+                gathered: false,
             },
             folder,
         }

@@ -97,6 +97,24 @@ impl Store {
             .transpose()
     }
 
+    /// Gives a function another snapshot; false when it has not the one that this is to
+    /// replace.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn replace_snapshot(
+        &self,
+        name: &FunctionName,
+        old: &SnapshotId,
+        new: &SnapshotId,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE function SET snapshot = ?3 WHERE name = ?1 AND snapshot = ?2";
+        self.connection()
+            .execute(sql, [name.as_str(), old.as_str(), new.as_str()])
+            .map(|changed| changed > 0)
+            .map_err(StoreError::sqlite("changing a function's snapshot"))
+    }
+
     /// Removes a function; false when there was none.
     ///
     /// # Errors

@@ -45,6 +45,29 @@ fn functions_are_there_after_a_reopen() {
 }
 
 #[test]
+fn a_snapshot_is_replaced_only_by_who_knows_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("db")).unwrap();
+    let (f, g) = (function("f"), function("g"));
+    store.add_function(&f).unwrap();
+    store.add_function(&g).unwrap();
+    let (name, next) = (&f.config.name, new_snapshot_id().unwrap());
+    let replace = |old, new| store.replace_snapshot(name, old, new).unwrap();
+    assert!(!replace(&g.snapshot, &next));
+    assert_eq!(store.functions().unwrap(), [f.clone(), g.clone()]);
+    assert!(replace(&f.snapshot, &next));
+    assert!(!replace(&f.snapshot, &g.snapshot), "it has another one");
+    let now = Function {
+        snapshot: next.clone(),
+        ..f.clone()
+    };
+    assert_eq!(store.functions().unwrap(), [now, g.clone()]);
+    store.remove_function(name).unwrap();
+    assert!(!replace(&next, &f.snapshot), "it is gone");
+    assert_eq!(store.functions().unwrap(), [g]);
+}
+
+#[test]
 fn a_name_is_given_once() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(&directory.path().join("db")).unwrap();

@@ -41,7 +41,8 @@ struct State {
 pub enum Retirement {
     /// Nobody needed it for long.
     Idle,
-    /// Another function's, or another principal's, needed its place.
+    /// Another function's, another principal's, or one of its function's new snapshot takes
+    /// its place.
     Replaced,
     /// Its function was deleted.
     Deleted,

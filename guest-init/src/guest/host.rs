@@ -19,6 +19,7 @@ use crate::resume::{renew, set_clock};
 use crate::runtime_api::errors::FunctionError;
 use crate::runtime_api::state::{Effect, Event, State};
 use crate::seccomp;
+use crate::sys::heap;
 
 impl Guest {
     pub(super) fn on_channel(&mut self) -> Result<(), GuestError> {
@@ -28,6 +29,7 @@ impl Guest {
                 HostMessage::Init(init) => self.on_init(init)?,
                 HostMessage::Resume(resume) => self.on_resume(&resume)?,
                 HostMessage::Invoke(invoke) => self.on_invoke(invoke, payload)?,
+                HostMessage::Gather { pages } => self.on_gather(&pages)?,
             }
         }
         Ok(())
@@ -146,6 +148,16 @@ impl Guest {
         self.logs.add(2 * place + 1, streams[1], started.stderr);
         self.processes.push((place, started.process));
         Ok(())
+    }
+
+    fn on_gather(&mut self, pages: &[u32]) -> Result<(), GuestError> {
+        self.expect(Event::Gather)?;
+        let moved = self.machine.gather(pages);
+        let moved = moved.map_err(GuestError::during("move pages"))?;
+        // As before every report after which a snapshot may be taken.
+        heap::release_free_memory();
+        let message = GuestMessage::Gathered { moved };
+        Ok(self.channel.queue(&message, Vec::new())?)
     }
 
     fn on_resume(&mut self, resume: &Resume) -> Result<(), GuestError> {

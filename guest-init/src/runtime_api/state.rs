@@ -32,7 +32,8 @@
 //!    Gone ──Resume──► GoneResumed ──Invoke──► Gone   the request fails at once
 //! ```
 //!
-//! A request id that does not match is refused before it becomes an event.
+//! `Gather` changes no state and is allowed in Parked and RestoreParked alone. A request id
+//! that does not match is refused before it becomes an event.
 
 /// What an environment is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub enum Event {
     Resume,
     /// The agent wants an event handled.
     Invoke,
+    /// The agent wants pages moved, for a snapshot that takes the place of this one.
+    Gather,
     /// The runtime calls `invocation/next`.
     Next,
     /// The runtime calls `restore/next`.
@@ -107,6 +110,8 @@ pub enum Effect {
     ParkReady,
     /// Keep the call waiting.
     Park,
+    /// Move pages next to each other, and say which.
+    Gather,
     /// Renew the guest's uniqueness and confirm it.
     Confirm,
     /// As `Confirm`, then let the waiting `restore/next` return.
@@ -148,10 +153,12 @@ impl State {
 
             (S::InitFailed, E::Exit) => (S::InitFailed, Do::Nothing),
 
+            (S::RestoreParked, E::Gather) => (S::RestoreParked, Do::Gather),
             (S::RestoreParked, E::Resume) => (S::Resumed, Do::ConfirmAndRelease),
             (S::RestoreParked, E::Hangup) => (S::Idle, Do::Nothing),
             (S::RestoreParked, E::Exit) => (S::Gone, Do::Nothing),
 
+            (S::Parked, E::Gather) => (S::Parked, Do::Gather),
             (S::Parked, E::Resume) => (S::Armed, Do::Confirm),
             (S::Parked, E::Hangup) => (S::Idle, Do::Nothing),
             (S::Parked, E::Exit) => (S::Gone, Do::Nothing),
@@ -223,7 +230,7 @@ mod tests {
         S::Gone,
         S::GoneResumed,
     ];
-    const EVENTS: [Event; 13] = [
+    const EVENTS: [Event; 14] = [
         E::Init,
         E::Resume,
         E::Invoke,
@@ -237,24 +244,25 @@ mod tests {
         E::RestoreError,
         E::Hangup,
         E::Exit,
+        E::Gather,
     ];
 
     /// The whole table, one row per state, one column per event in the order of
     /// `EVENTS`; `-` is a refusal. Written out a second time on purpose.
     const TABLE: &str = "
-        Blank         Initialising/Start - - - - - - - - - - - -
-        Initialising  - - - Parked/ParkReady RestoreParked/ParkReady - - - - InitFailed/FailInit - - InitFailed/FailInit
-        InitFailed    - - - - - - - - - - - - InitFailed/Nothing
-        RestoreParked - Resumed/ConfirmAndRelease - - - - - - - - - Idle/Nothing Gone/Nothing
-        Parked        - Armed/Confirm - - - - - - - - - Idle/Nothing Gone/Nothing
-        Idle          - Resumed/Confirm - Parked/Park - - - - - - - - Gone/Nothing
-        Resumed       - - Pending/Hold Armed/Park - - - - - - GoneResumed/Nothing - GoneResumed/Nothing
-        Pending       - - - Running/Deliver - - - - - - Gone/FailRequest - Gone/FailRequest
-        Armed         - - Running/Deliver - - - - - - - - Resumed/Nothing GoneResumed/Nothing
-        Running       - - - Running/Deliver - Idle/Answer Streaming/BeginStream - - - - - Gone/FailRequest
-        Streaming     - - - - - - - Idle/EndStream Idle/CutStream - - - Gone/CutStream
-        Gone          - GoneResumed/Confirm - - - - - - - - - - Gone/Nothing
-        GoneResumed   - - Gone/FailRequest - - - - - - - - - GoneResumed/Nothing
+        Blank         Initialising/Start - - - - - - - - - - - - -
+        Initialising  - - - Parked/ParkReady RestoreParked/ParkReady - - - - InitFailed/FailInit - - InitFailed/FailInit -
+        InitFailed    - - - - - - - - - - - - InitFailed/Nothing -
+        RestoreParked - Resumed/ConfirmAndRelease - - - - - - - - - Idle/Nothing Gone/Nothing RestoreParked/Gather
+        Parked        - Armed/Confirm - - - - - - - - - Idle/Nothing Gone/Nothing Parked/Gather
+        Idle          - Resumed/Confirm - Parked/Park - - - - - - - - Gone/Nothing -
+        Resumed       - - Pending/Hold Armed/Park - - - - - - GoneResumed/Nothing - GoneResumed/Nothing -
+        Pending       - - - Running/Deliver - - - - - - Gone/FailRequest - Gone/FailRequest -
+        Armed         - - Running/Deliver - - - - - - - - Resumed/Nothing GoneResumed/Nothing -
+        Running       - - - Running/Deliver - Idle/Answer Streaming/BeginStream - - - - - Gone/FailRequest -
+        Streaming     - - - - - - - Idle/EndStream Idle/CutStream - - - Gone/CutStream -
+        Gone          - GoneResumed/Confirm - - - - - - - - - - Gone/Nothing -
+        GoneResumed   - - Gone/FailRequest - - - - - - - - - GoneResumed/Nothing -
     ";
 
     #[test]

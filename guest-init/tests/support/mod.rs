@@ -51,6 +51,12 @@ impl Machine for Recorder {
         false
     }
 
+    /// As if every other page could be moved.
+    fn gather(&mut self, pages: &[u32]) -> io::Result<u32> {
+        self.0.lock().unwrap().push(format!("gather {pages:?}"));
+        Ok(u32::try_from(pages.len() / 2).unwrap())
+    }
+
     fn reseed(&mut self, fresh: &[u8; ENTROPY_LEN]) -> io::Result<()> {
         self.0.lock().unwrap().push(format!("reseed {}", fresh[0]));
         Ok(())

@@ -19,6 +19,7 @@ mod diffs;
 mod exclusive;
 mod extensions;
 mod failures;
+mod gather;
 mod harness;
 mod hooks;
 mod host;

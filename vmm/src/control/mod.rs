@@ -38,6 +38,8 @@ pub enum Request {
     },
     /// See [`Command::Verify`].
     Verify,
+    /// See [`Command::Continue`].
+    Continue(ContinueFiles),
 }
 
 /// How a guest is let go.
@@ -103,6 +105,21 @@ pub struct RestoreFiles {
     pub written: Option<Written>,
     /// How the guest is let go, if that is to follow at once.
     pub run: Option<RunFiles>,
+}
+
+/// What a machine goes on from.
+#[derive(Debug)]
+pub struct ContinueFiles {
+    /// A copy of the snapshot's memory, which becomes the machine's own.
+    pub memory: OwnedFd,
+    /// The snapshot's state file.
+    pub state: File,
+    /// Where serial output goes.
+    pub serial: OwnedFd,
+    /// Host end of the guest's channel.
+    pub ends: HostEnds,
+    /// What stands behind its devices.
+    pub devices: DeviceFiles,
 }
 
 /// [`Devices`] with their descriptors.
@@ -281,6 +298,17 @@ impl Request {
                 let [] = exactly(fds).ok_or(wrong(0))?;
                 Ok(Self::Verify)
             }
+            Command::Continue { devices } => {
+                let (head, devices) = split(fds, &devices).map_err(wrong)?;
+                let [memory, state, serial, channel] = head;
+                Ok(Self::Continue(ContinueFiles {
+                    memory,
+                    state: state.into(),
+                    serial,
+                    ends: HostEnds { channel, hub: None },
+                    devices,
+                }))
+            }
         }
     }
 
@@ -295,6 +323,7 @@ impl Request {
             Self::Run(_) => "run",
             Self::Reset { .. } => "reset",
             Self::Verify => "verify",
+            Self::Continue(_) => "continue",
         }
     }
 }

@@ -65,6 +65,10 @@ pub struct Manifest {
     /// What the memory file is a diff of; without one it is whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
+    /// Whether it was made of another snapshot, by having the guest move the pages that
+    /// requests write next to each other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gathered: bool,
 }
 
 /// The snapshot whose memory is below that of a diff.
@@ -384,6 +388,7 @@ mod tests {
                     hash: Digest::of(b"map"),
                 },
             }),
+            gathered: true,
         }
     }
 
@@ -393,10 +398,12 @@ mod tests {
         assert_eq!(Manifest::from_json(&text).unwrap(), manifest());
         let whole = Manifest {
             base: None,
+            gathered: false,
             ..manifest()
         };
         let text = whole.to_json().unwrap();
-        assert!(!String::from_utf8_lossy(&text).contains("base"));
+        let words = String::from_utf8_lossy(&text);
+        assert!(!words.contains("base") && !words.contains("gathered"));
         assert_eq!(Manifest::from_json(&text).unwrap(), whole);
     }
 

@@ -1,6 +1,8 @@
 //! Putting a guest into a blank machine: a kernel to boot, or a snapshot.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use super::Live;
@@ -10,7 +12,7 @@ use super::saved::{DevicesV1, DiskV1, LoadError, MachineV1, Saved};
 use crate::arch::x86_64::boot::{self, BootError};
 use crate::arch::x86_64::template::{self, Unfit};
 use crate::bus;
-use crate::control::{BootFiles, DeviceFiles, DiskFiles, RestoreFiles};
+use crate::control::{BootFiles, ContinueFiles, DeviceFiles, DiskFiles, RestoreFiles};
 use crate::memory::MemoryError;
 use crate::reset::inventory::Parts;
 use crate::reset::{Registers, load};
@@ -42,9 +44,7 @@ pub enum StartError {
 /// When a file cannot be used or the kernel refuses a step.
 pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1), StartError> {
     let machine = shape(&blank, &files.devices);
-    blank
-        .memory
-        .back_shared(std::os::fd::AsFd::as_fd(&files.memory))?;
+    blank.memory.back_shared(files.memory.as_fd())?;
     let cpuid = Arc::from(blank.cpuid.as_slice());
     let live = Live::assemble(blank, files.serial, files.devices, cpuid, None)?;
     let entry = boot::load(
@@ -121,6 +121,9 @@ pub enum RestoreError {
     /// A vCPU does not take its state.
     #[error("section `processor`: the state cannot be set")]
     Vcpu(#[from] VcpuError),
+    /// The channel's socket cannot be used.
+    #[error("the invocation channel's socket cannot be used")]
+    Channel(#[source] io::Error),
 }
 
 impl RestoreError {
@@ -134,7 +137,7 @@ impl RestoreError {
             Self::Devices(_) => Some("devices"),
             Self::Interrupts(_) => Some("interrupts"),
             Self::Processor(_) | Self::Msr { .. } | Self::Vcpu(_) => Some("processor"),
-            Self::Assemble(_) => None,
+            Self::Assemble(_) | Self::Channel(_) => None,
         }
     }
 }
@@ -144,8 +147,37 @@ impl RestoreError {
 /// # Errors
 /// When the snapshot is damaged, of another machine, or refused by KVM.
 pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), RestoreError> {
-    let saved = Saved::load(&files.state)?;
-    let machine = shape(&blank, &files.devices);
+    let saved = read(&blank, &files.state, &files.devices)?;
+    let uffd = files.lazy.then_some(&blank.uffd);
+    blank.memory.back_private(uffd, files.memory.as_fd())?;
+    // Of a memory that lacks pages, nothing is copied that the pager has not brought.
+    let written = files.written.filter(|_| !files.lazy);
+    let cpuid = Arc::clone(&saved.cpuid);
+    let mut live = Live::assemble(blank, files.serial, files.devices, cpuid, written)?;
+    load(&mut live, &saved, Parts::ALL, Registers::Now)?;
+    Ok((live, saved))
+}
+
+/// Puts a snapshot into a blank machine for good: what its guest writes goes to the memory
+/// file. The guest stands still afterwards.
+///
+/// # Errors
+/// As [`restore`].
+pub fn go_on(mut blank: Blank, files: ContinueFiles) -> Result<(Live, Saved), RestoreError> {
+    let saved = read(&blank, &files.state, &files.devices)?;
+    blank.memory.back_shared(files.memory.as_fd())?;
+    let cpuid = Arc::clone(&saved.cpuid);
+    let mut live = Live::assemble(blank, files.serial, files.devices, cpuid, None)?;
+    load(&mut live, &saved, Parts::ALL, Registers::Now)?;
+    let attached = live.board.bus().attach_hosts(files.ends);
+    attached.map_err(RestoreError::Channel)?;
+    Ok((live, saved))
+}
+
+/// Reads a snapshot's state and checks that it is one of this machine.
+fn read(blank: &Blank, state: &File, devices: &DeviceFiles) -> Result<Saved, RestoreError> {
+    let saved = Saved::load(state)?;
+    let machine = shape(blank, devices);
     if saved.machine != machine {
         return Err(RestoreError::Shape {
             snapshot: saved.machine,
@@ -162,14 +194,5 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
             return Err(RestoreError::Msr { index: *index });
         }
     }
-    let uffd = files.lazy.then_some(&blank.uffd);
-    blank
-        .memory
-        .back_private(uffd, std::os::fd::AsFd::as_fd(&files.memory))?;
-    // Of a memory that lacks pages, nothing is copied that the pager has not brought.
-    let written = files.written.filter(|_| !files.lazy);
-    let cpuid = Arc::clone(&saved.cpuid);
-    let mut live = Live::assemble(blank, files.serial, files.devices, cpuid, written)?;
-    load(&mut live, &saved, Parts::ALL, Registers::Now)?;
-    Ok((live, saved))
+    Ok(saved)
 }

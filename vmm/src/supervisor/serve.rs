@@ -9,7 +9,7 @@ use snapback_proto::control::{ControlError, Event, Failure, Reply, StopReason};
 
 use super::blank::{Blank, HostDevices};
 use super::io::{Wake, wait};
-use super::restore::{RestoreError, boot, restore};
+use super::restore::{RestoreError, boot, go_on, restore};
 use super::saved::{MachineV1, Saved};
 use super::state::{State, Step};
 use super::{Live, snapshot};
@@ -242,6 +242,14 @@ impl Supervisor {
                     Reply::Verified { differences }.into(),
                 )
             }
+            (Request::Continue(files), Contents::Blank(blank)) => {
+                let refused = |e: RestoreError| failure(name, &e, e.section());
+                let (live, saved) = go_on(*blank, files).map_err(refused)?;
+                // Nobody waits to hear when it is entered.
+                live.enter(&saved, self.parts).map_err(|e| fail(&e))?;
+                let contents = Contents::Booted(Box::new(live), saved.machine);
+                (contents, Reply::Booted.into())
+            }
             // The table allowed the step, so the contents are of its state.
             (request, _) => {
                 return Err(Refusal::from(Failure {
@@ -364,5 +372,6 @@ fn steps_of(request: &Request) -> &'static [Step] {
         Request::Run(_) => &[Step::Run],
         Request::Reset { .. } => &[Step::Reset],
         Request::Verify => &[Step::Verify],
+        Request::Continue(_) => &[Step::Continue],
     }
 }

@@ -7,9 +7,9 @@ pub enum State {
     Started,
     /// VM, vCPUs, interrupt controllers and memory slots exist.
     Blank,
-    /// A guest that was booted runs.
+    /// A guest that was booted, or goes on from a snapshot in memory of its own, runs.
     Booted,
-    /// A booted guest is stopped and its state is written.
+    /// Such a guest is stopped and its state is written.
     Snapshotted,
     /// A guest stands at its snapshot.
     Restored,
@@ -33,6 +33,7 @@ pub enum Step {
     Run,
     Reset,
     Verify,
+    Continue,
     /// A command failed or the guest stopped by itself.
     End,
 }
@@ -43,7 +44,7 @@ impl State {
     pub fn after(self, step: Step) -> Option<State> {
         match (self, step) {
             (State::Started, Step::Prepare) => Some(State::Blank),
-            (State::Blank, Step::Boot) => Some(State::Booted),
+            (State::Blank, Step::Boot | Step::Continue) => Some(State::Booted),
             (State::Booted, Step::Snapshot) => Some(State::Snapshotted),
             (State::Blank, Step::Restore) | (State::Running, Step::Reset) => Some(State::Restored),
             (State::Restored, Step::Run) => Some(State::Running),
@@ -73,7 +74,7 @@ mod tests {
         State::Running,
         State::Ended,
     ];
-    const STEPS: [Step; 8] = [
+    const STEPS: [Step; 9] = [
         Step::Prepare,
         Step::Boot,
         Step::Snapshot,
@@ -81,6 +82,7 @@ mod tests {
         Step::Run,
         Step::Reset,
         Step::Verify,
+        Step::Continue,
         Step::End,
     ];
 
@@ -89,6 +91,7 @@ mod tests {
         let drawn = [
             (State::Started, Step::Prepare, State::Blank),
             (State::Blank, Step::Boot, State::Booted),
+            (State::Blank, Step::Continue, State::Booted),
             (State::Booted, Step::Snapshot, State::Snapshotted),
             (State::Blank, Step::Restore, State::Restored),
             (State::Restored, Step::Run, State::Running),
