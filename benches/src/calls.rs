@@ -6,7 +6,7 @@ use hyper::Method;
 use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, ClientError};
-use crate::facts::{Readiness, Record};
+use crate::facts::{Function, Readiness, Record};
 use crate::series::Sample;
 
 /// How long one request may take.
@@ -70,6 +70,16 @@ pub async fn request(client: &Client, name: &str, event: &str) -> Result<Sample,
         latency,
         record: record.json::<Record>()?,
     })
+}
+
+/// The name of the snapshot that the function `name` has now.
+///
+/// # Errors
+/// When the agent does not say.
+pub async fn snapshot_of(client: &Client, name: &str) -> Result<String, CallError> {
+    let path = format!("/v1/functions/{name}");
+    let answer = client.send(Method::GET, &path, "", AGENT_LIMIT).await?;
+    Ok(answer.json::<Function>()?.snapshot)
 }
 
 /// Waits until `blanks` microVMs wait and nothing else happens.

@@ -10,6 +10,8 @@ use snapback_proto::control::ResetReport;
 pub struct Function {
     /// Of its one boot.
     pub build: Build,
+    /// Its snapshot's name.
+    pub snapshot: String,
 }
 
 /// The one boot of a function.

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use snapback_proto::words::chain;
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::calls::{self, CallError};
 use crate::client::Client;
@@ -45,6 +45,9 @@ use plan::{Cache, Setting};
 const EVENT: &str = "{}";
 /// How long packing the code for the peers may take.
 const PACK_LIMIT: Duration = Duration::from_secs(60);
+/// How long an agent may take to make a snapshot anew: it looks at a memory, copies it and
+/// writes it to disk.
+const GATHER_LIMIT: Duration = Duration::from_secs(300);
 /// Restores of each peer in each way.
 const PEER_ROUNDS: usize = 5;
 /// Lines of the agent's log that are shown after a failure.
@@ -91,6 +94,9 @@ pub enum RestoreError {
     /// The peers' code image could not be made.
     #[error("the peers' code image cannot be made: {0}")]
     Pack(String),
+    /// A function's snapshot was not made anew.
+    #[error("the pages that requests write were not gathered within {GATHER_LIMIT:?}")]
+    NotGathered,
     /// A task of the benchmark did not come back.
     #[error("a task of the benchmark ended")]
     Task(#[from] tokio::task::JoinError),
@@ -202,7 +208,7 @@ impl<'a> Bench<'a> {
             // What an agent learns from a snapshot's first runs is kept: every series
             // begins with it, the first one too.
             progress::step(&format!("{}: learn from its first runs", subject.runtime));
-            self.series(subject, &plan::FIRST).await?;
+            self.learn(subject).await?;
             for setting in plan::settings(options.quick) {
                 progress::step(&format!("{}: {setting}", subject.runtime));
                 let series = self.series(subject, &setting).await;
@@ -237,6 +243,24 @@ impl<'a> Bench<'a> {
         let client = node.client();
         *slot = Some(node);
         Ok(client)
+    }
+
+    /// Lets an agent learn from the first runs of a snapshot, and of the one that it makes
+    /// then.
+    async fn learn(&self, subject: &Subject) -> Result<(), RestoreError> {
+        let client = self.restart(&plan::FIRST.toml()).await?;
+        let first = calls::snapshot_of(&client, &subject.name).await?;
+        let begin = Instant::now();
+        while calls::snapshot_of(&client, &subject.name).await? == first {
+            if begin.elapsed() > GATHER_LIMIT {
+                return Err(RestoreError::NotGathered);
+            }
+            self.round(&client, subject, &plan::FIRST, 1).await?;
+        }
+        for _ in 0..plan::WARM_UP {
+            self.round(&client, subject, &plan::FIRST, 1).await?;
+        }
+        Ok(())
     }
 
     async fn series(&self, subject: &Subject, setting: &Setting) -> Result<Series, RestoreError> {
