@@ -382,3 +382,30 @@ impl GuestMemory {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_huge_pages_place_lies_wholly_in_one_part_of_the_memory_or_nowhere() {
+        // Below the devices 1,536 places, above them one and a half.
+        let parts = stretches(3075).unwrap().into_iter().map(|stretch| Part {
+            reservation: Reservation::new(usize::try_from(stretch.length).unwrap()).unwrap(),
+            stretch,
+            base: None,
+        });
+        let parts: Vec<_> = parts.collect();
+        let place = |number| {
+            parts
+                .iter()
+                .map(|part| part.place(number))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(place(0), [Some(0), None]);
+        assert_eq!(place(1535), [Some(1535 * 512), None]);
+        assert_eq!(place(1536), [None, Some(0)]);
+        assert_eq!(place(1537), [None, None]);
+        assert_eq!(place(u32::MAX), [None, None]);
+    }
+}

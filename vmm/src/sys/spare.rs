@@ -126,7 +126,7 @@ mod tests {
     use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
     use super::*;
-    use crate::sys::mapping::Sharing;
+    use crate::sys::mapping::{BaseView, Sharing};
     use crate::sys::memfd;
 
     const PAGE: u64 = PAGE_SIZE as u64;
@@ -157,20 +157,21 @@ mod tests {
     #[test]
     fn a_spare_that_takes_a_place_holds_what_was_there_and_leaves_the_file_alone() {
         let (file, memory) = numbered();
+        let base = BaseView::new(file.as_fd(), 0, memory.len()).unwrap();
         let region = memory.region(GuestAddress(0)).unwrap();
         let ram = GuestMemoryMmap::from_regions(vec![region]).unwrap();
-        let at = |page: u64| GuestAddress(page * PAGE);
         Spare::new().unwrap().take_place(&memory, PAGES).unwrap();
         let (address, _) = memory.range().unwrap();
         let place = usize::try_from(address).unwrap() + HUGE_PAGE;
         assert_eq!(huge_at(place).as_deref(), Some("2048 kB"));
-        for page in 0..3 * PAGES as u64 + 1 {
-            assert_eq!(ram.read_obj::<u64>(at(page)).unwrap(), page);
-        }
-        ram.write_obj(u64::MAX, at(PAGES as u64 + 9)).unwrap();
-        let mut bytes = [0; 8];
-        rustix::io::pread(&file, &mut bytes, (PAGES as u64 + 9) * PAGE).unwrap();
-        assert_eq!(u64::from_le_bytes(bytes), PAGES as u64 + 9);
+        assert!((0..=3 * PAGES).all(|page| base.page_equals(&memory, page).unwrap()));
+        let written = PAGES + 9;
+        let at = GuestAddress((written * PAGE_SIZE) as u64);
+        assert_eq!(ram.read_obj::<usize>(at).unwrap(), written);
+        ram.write_obj(usize::MAX, at).unwrap();
+        assert!(!base.page_equals(&memory, written).unwrap());
+        base.copy_to(&memory, written..written + 1).unwrap();
+        assert_eq!(ram.read_obj::<usize>(at).unwrap(), written);
     }
 
     #[test]
