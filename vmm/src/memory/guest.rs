@@ -18,7 +18,7 @@ use super::pages::PageSet;
 use super::{GuestRam, PAGE_SIZE, Pagemap};
 use crate::sys::kvm::set_memory_slot;
 use crate::sys::mapping::{BaseView, Reservation, Sharing};
-use crate::sys::spare::{self, Spare};
+use crate::sys::spare::Spare;
 use crate::sys::uffd::Uffd;
 
 /// Guest memory could not be set up.
@@ -102,15 +102,6 @@ impl Part {
         let end = begin.checked_add(pages)?.min(first + self.pages());
         let start = begin.max(first);
         (start < end).then(|| (start - first..end - first, start - begin))
-    }
-
-    /// The first page of a huge page's place of the file, by its own number, if all of the
-    /// place lies here.
-    fn place(&self, number: u32) -> Option<usize> {
-        let offset = usize::try_from(self.stretch.offset).ok()? / PAGE_SIZE;
-        let first = usize::try_from(number).ok()?.checked_mul(spare::PAGES)?;
-        let first = first.checked_sub(offset)?;
-        (first.checked_add(spare::PAGES)? <= self.pages()).then_some(first)
     }
 
     /// The snapshot's pages under this part.
@@ -247,7 +238,7 @@ impl GuestMemory {
     /// What the kernel reports; the memory cannot be used then.
     pub fn own_whole(&mut self, number: u32, spare: Spare) -> Result<Option<Spare>, MemoryError> {
         for part in &self.parts {
-            if let (Some(first), Some(_)) = (part.place(number), &part.base) {
+            if let (Some(first), Some(_)) = (part.stretch.place(number), &part.base) {
                 let taken = spare.take_place(&part.reservation, first);
                 taken.map_err(kernel("put a huge page in its place"))?;
                 return Ok(None);
@@ -380,32 +371,5 @@ impl GuestMemory {
             }
         }
         Ok(found)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_huge_pages_place_lies_wholly_in_one_part_of_the_memory_or_nowhere() {
-        // Below the devices 1,536 places, above them one and a half.
-        let parts = stretches(3075).unwrap().into_iter().map(|stretch| Part {
-            reservation: Reservation::new(usize::try_from(stretch.length).unwrap()).unwrap(),
-            stretch,
-            base: None,
-        });
-        let parts: Vec<_> = parts.collect();
-        let place = |number| {
-            parts
-                .iter()
-                .map(|part| part.place(number))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(place(0), [Some(0), None]);
-        assert_eq!(place(1535), [Some(1535 * 512), None]);
-        assert_eq!(place(1536), [None, Some(0)]);
-        assert_eq!(place(1537), [None, None]);
-        assert_eq!(place(u32::MAX), [None, None]);
     }
 }
