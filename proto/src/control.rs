@@ -82,6 +82,10 @@ pub enum Command {
         /// Pages that the guest will probably write, at most [`MAX_RUNS`] runs: where the
         /// memory is whole, each is made the machine's own before it is asked for. A hint.
         written: Vec<PageRun>,
+        /// The place of a huge page (2 MiB) that the guest will probably write much of, by
+        /// its number in the memory file: where the memory is whole, one that was prepared
+        /// takes it before the guest is entered. A hint, as `written` is.
+        whole: Option<u32>,
         /// Let the guest run at once, as [`Command::Run`] does: one message each way.
         run: Option<Run>,
     },

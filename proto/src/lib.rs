@@ -31,7 +31,7 @@ pub use wire::WireError;
 
 /// Version of the control protocol between agent and VMM. Both come from one
 /// build; a different number means a mixed installation and is refused.
-pub const CONTROL_VERSION: u16 = 3;
+pub const CONTROL_VERSION: u16 = 4;
 
 /// Version of the invocation channel between agent and guest-init. A snapshot
 /// keeps the guest-init that it was made with, so this outlives a build.

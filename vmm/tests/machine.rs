@@ -14,14 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{
-    Cache, Console, Shape, Snapshot, Vmm, boot_and_snapshot, restore_command, restored,
-    restored_from, snapshot, stream_pair, tell,
+    Cache, Shape, Vmm, boot_and_snapshot, restore_command, restored, restored_from, snapshot,
+    stream_pair,
 };
 use snapback_proto::CONTROL_VERSION;
-use snapback_proto::control::{Command, Devices, Machine, PageRun, Reply, Run, VmmMessage};
+use snapback_proto::control::{Command, Devices, Machine, Reply, Run, VmmMessage};
 use snapback_proto::cpu::CpuTemplate;
-use snapback_proto::frame::read_frame;
-use snapback_proto::guest::GuestMessage;
 use snapback_vmm::supervisor::Saved;
 
 #[test]
@@ -64,120 +62,6 @@ fn a_cold_restore_pages_in_what_it_needs() {
     );
     machine.reset();
     assert_eq!(machine.request("{}"), r#"{"calls": 1, "trace": 1}"#);
-}
-
-/// Pages of a memory that a machine gets ahead: some that its guest reads and writes, all
-/// kinds of nonsense, and some twice.
-fn ahead(memory: u64) -> Vec<PageRun> {
-    let last = u32::try_from(memory / 4096).unwrap() - 1;
-    let runs = [
-        (0, 300),
-        (200, 200),
-        (last, 1),
-        (last, 9),
-        (last + 1, 1),
-        (u32::MAX, 3),
-    ];
-    let run = |(first, pages)| PageRun { first, pages };
-    runs.map(run).to_vec()
-}
-
-/// What these pages hold, one after the other; zeroes for those that are not there.
-fn copies(memory: impl AsFd, runs: &[PageRun]) -> std::fs::File {
-    let file = tempfile::tempfile().unwrap();
-    let pages = runs.iter().flat_map(|run| {
-        let first = u64::from(run.first);
-        first..first + u64::from(run.pages)
-    });
-    for (place, page) in (0..).zip(pages) {
-        let mut bytes = [0; 4096];
-        rustix::io::pread(&memory, &mut bytes, page * 4096).unwrap();
-        rustix::io::pwrite(&file, &bytes, place * 4096).unwrap();
-    }
-    file
-}
-
-#[test]
-fn a_restore_that_lets_the_guest_run_takes_one_message_each_way() {
-    for vcpus in [1, 3] {
-        let snapshot = boot_and_snapshot(Shape {
-            vcpus,
-            ..Shape::SMALL
-        });
-        let (vmm, _console) = restored_and_resumed(&snapshot);
-        vmm.reset();
-        assert_eq!(vmm.differences(), [""; 0], "{vcpus} vCPUs");
-    }
-}
-
-/// A machine in its first life, whose guest has said that it goes on.
-fn restored_and_resumed(snapshot: &Snapshot) -> (Vmm, Console) {
-    let vmm = Vmm::start();
-    // Nobody answers a fault: the memory is whole.
-    let _pages = vmm.prepare(snapshot.shape);
-    let (console, serial) = Console::new();
-    let (memory, state, disks) = (&snapshot.memory, &snapshot.state, &snapshot.disks);
-    let written = ahead(snapshot.shape.memory());
-    let copies = copies(memory, &written);
-    let command = Command::Restore {
-        devices: Devices::read_only_disks(2),
-        lazy: false,
-        written,
-        run: Some(Run::default()),
-    };
-    let fds: [&dyn AsFd; 6] = [memory, state, &serial, &copies, &disks[0], &disks[1]];
-    resumed_by(&vmm, &command, &fds);
-    (vmm, console)
-}
-
-/// Lets the guest go by `command`, until it has said that it goes on.
-fn resumed_by(vmm: &Vmm, command: &Command, fds: &[&dyn AsFd]) {
-    // What the guest hears first waits for it.
-    let (mut channel, theirs) = stream_pair();
-    tell(&mut channel, 9);
-    let mut fds = fds.to_vec();
-    fds.push(&theirs);
-    let (reply, _) = vmm.ask(command, &fds);
-    assert!(
-        matches!(reply, Reply::Running { entered_ns: 1.. }),
-        "{reply:?}"
-    );
-    let (said, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
-    assert_eq!(said, GuestMessage::Resumed { generation: 9 });
-}
-
-#[test]
-fn what_the_first_two_lives_write_is_hot_at_the_second_reset() {
-    let (vmm, _console) = restored_and_resumed(snapshot());
-    let first = vmm.reset();
-    assert_eq!(first.hot_pages, 0, "{first:?}");
-    resumed_by(&vmm, &Command::Run(Run::default()), &[]);
-    let second = vmm.reset();
-    assert!(second.hot_pages * 2 > second.pages, "{second:?}");
-    assert_eq!(vmm.differences(), [""; 0]);
-}
-
-#[test]
-fn copies_of_pages_that_are_not_all_there_are_refused() {
-    let snapshot = snapshot();
-    let vmm = Vmm::start();
-    let _pages = vmm.prepare(snapshot.shape);
-    let (_console, serial) = Console::new();
-    let (memory, state, disks) = (&snapshot.memory, &snapshot.state, &snapshot.disks);
-    let copies = tempfile::tempfile().unwrap();
-    copies.set_len(4096 + 4095).unwrap();
-    let fds: [&dyn AsFd; 6] = [memory, state, &serial, &copies, &disks[0], &disks[1]];
-    let command = Command::Restore {
-        devices: Devices::read_only_disks(2),
-        lazy: false,
-        written: vec![PageRun { first: 3, pages: 2 }],
-        run: None,
-    };
-    let (reply, _) = vmm.ask(&command, &fds);
-    let Reply::Failed(failure) = reply else {
-        panic!("{reply:?}");
-    };
-    assert!(failure.reason.contains("copies of pages"), "{failure:?}");
 }
 
 #[test]
@@ -408,6 +292,7 @@ fn the_process_ends_with_its_control_socket_even_while_a_fault_is_unanswered() {
         devices: Devices::read_only_disks(2),
         lazy: true,
         written: Vec::new(),
+        whole: None,
         run: None,
     };
     snapback_proto::control::send(&vmm.socket, &restore, &fds).unwrap();

@@ -257,13 +257,14 @@ impl Executor {
         environment.first_run = first_run;
         let disks = snapshot.disks();
         let mut fds = vec![cache.descriptor(), snapshot.state(), console.as_fd()];
-        fds.extend(ahead.map(Prepared::copies));
+        fds.extend(ahead.and_then(Prepared::copies));
         fds.extend(borrowed(disks));
         fds.push(channel);
         let command = Command::Restore {
             devices: Devices::read_only_disks(disks.len()),
             lazy,
             written: ahead.map_or_else(Vec::new, |ahead| ahead.written().to_vec()),
+            whole: ahead.and_then(Prepared::whole),
             run: Some(run),
         };
         let limit = self.timeouts.command();

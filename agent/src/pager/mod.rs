@@ -22,6 +22,7 @@ mod prefetch;
 mod recording;
 mod service;
 mod source;
+mod whole;
 mod working_set;
 
 pub use ahead::{Ahead, Arranging, Prepared};

@@ -230,6 +230,7 @@ impl<'a> Snapshot<'a> {
             devices: devices(self.software),
             lazy: false,
             written: Vec::new(),
+            whole: None,
             run: channel.as_ref().map(|_| RUN),
         };
         vmm.tell(&command, &fds)?;

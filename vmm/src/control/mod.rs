@@ -103,6 +103,8 @@ pub struct RestoreFiles {
     pub lazy: bool,
     /// Pages that are to be the machine's own ahead.
     pub written: Option<Written>,
+    /// The place of a huge page that is to be the machine's own as a whole.
+    pub whole: Option<u32>,
     /// How the guest is let go, if that is to follow at once.
     pub run: Option<RunFiles>,
 }
@@ -269,6 +271,7 @@ impl Request {
                 devices,
                 lazy,
                 written,
+                whole,
                 run,
             } => {
                 let of_run = run.map_or(0, Run::descriptors);
@@ -286,6 +289,7 @@ impl Request {
                     devices,
                     lazy,
                     written: copies,
+                    whole,
                     run: run.map(take).transpose()?,
                 }))
             }
@@ -453,6 +457,7 @@ mod tests {
             },
             lazy: true,
             written: written.to_vec(),
+            whole: Some(3),
             run,
         };
         let cases = [

@@ -18,6 +18,7 @@ use super::pages::PageSet;
 use super::{GuestRam, PAGE_SIZE, Pagemap};
 use crate::sys::kvm::set_memory_slot;
 use crate::sys::mapping::{BaseView, Reservation, Sharing};
+use crate::sys::spare::Spare;
 use crate::sys::uffd::Uffd;
 
 /// Guest memory could not be set up.
@@ -227,6 +228,23 @@ impl GuestMemory {
             });
         }
         Ok(())
+    }
+
+    /// Makes a whole place of a huge page the machine's own: `spare` takes it, with what the
+    /// snapshot has there. It is the file's place `number`. No vCPU has run yet, and the file
+    /// must not lack a page of the snapshot. Where there is no such place, `spare` comes back.
+    ///
+    /// # Errors
+    /// What the kernel reports; the memory cannot be used then.
+    pub fn own_whole(&mut self, number: u32, spare: Spare) -> Result<Option<Spare>, MemoryError> {
+        for part in &self.parts {
+            if let (Some(first), Some(_)) = (part.stretch.place(number), &part.base) {
+                let taken = spare.take_place(&part.reservation, first);
+                taken.map_err(kernel("put a huge page in its place"))?;
+                return Ok(None);
+            }
+        }
+        Ok(Some(spare))
     }
 
     fn check_size(&self, file: BorrowedFd<'_>) -> Result<(), MemoryError> {

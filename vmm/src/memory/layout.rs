@@ -8,6 +8,9 @@
 //!
 //! RAM is one file, cut in two where it would reach into the devices' gigabyte.
 
+use super::PAGE_SIZE;
+use crate::sys::spare;
+
 /// Where the devices' address range begins, in bytes: 3 GiB.
 pub const DEVICE_START: u64 = 3 << 30;
 
@@ -29,6 +32,18 @@ pub struct Stretch {
     pub length: u64,
     /// Where it begins in the memory file, in bytes.
     pub offset: u64,
+}
+
+impl Stretch {
+    /// Where the place of a huge page begins that has this number in the memory file, in
+    /// pages of this stretch; if all of it lies here.
+    #[must_use]
+    pub fn place(&self, number: u32) -> Option<usize> {
+        let pages = |bytes: u64| Some(usize::try_from(bytes).ok()? / PAGE_SIZE);
+        let first = usize::try_from(number).ok()?.checked_mul(spare::PAGES)?;
+        let first = first.checked_sub(pages(self.offset)?)?;
+        (first.checked_add(spare::PAGES)? <= pages(self.length)?).then_some(first)
+    }
 }
 
 /// A guest memory size that cannot be built.
@@ -98,6 +113,18 @@ mod tests {
             offset: DEVICE_START,
         };
         assert_eq!(list[1], high);
+    }
+
+    #[test]
+    fn the_place_of_a_huge_page_lies_wholly_in_one_stretch_or_nowhere() {
+        // 1,536 places below the devices, above them one and a half.
+        let list = stretches(3075).unwrap();
+        let place = |number| [0, 1].map(|at: usize| list[at].place(number));
+        assert_eq!(place(0), [Some(0), None]);
+        assert_eq!(place(1535), [Some(1535 * 512), None]);
+        assert_eq!(place(1536), [None, Some(0)]);
+        assert_eq!(place(1537), [None, None]);
+        assert_eq!(place(u32::MAX), [None, None]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::poll::HostPoll;
 use crate::step::{StepError, kernel};
 use crate::sys::dirty_log;
 use crate::sys::kick;
+use crate::sys::spare::Spare;
 use crate::sys::uffd::Uffd;
 use crate::vcpu::{Vcpu, VcpuError};
 
@@ -83,6 +84,9 @@ pub struct Blank {
     pub vm: Arc<VmFd>,
     /// Its memory, not backed yet.
     pub memory: GuestMemory,
+    /// A huge page for the place that its guest will write most, made while nobody waits.
+    /// `None` where the kernel has none now: the guest takes its faults then.
+    pub spare: Option<Spare>,
     /// Where its page faults come from. Kept open for as long as the machine
     /// lives: with the last descriptor, missing pages would turn into zeroes.
     pub uffd: Uffd,
@@ -143,6 +147,7 @@ impl Blank {
             uffd,
             poll: HostPoll::new().map_err(kernel("create an epoll instance"))?,
             memory,
+            spare: Spare::new().ok(),
             slots,
             doorbells,
             vcpus,

@@ -21,6 +21,7 @@ use crate::poll::HostPoll;
 use crate::reset::inventory::{Parts, start};
 use crate::step::{StepError, kernel};
 use crate::supervisor::Saved;
+use crate::sys::spare::Spare;
 use crate::sys::uffd::Uffd;
 use crate::vcpu::{Barrier, Board, Entrance, Vcpu, VcpuError};
 use crate::virtio::block::{Block, OpenError};
@@ -88,6 +89,8 @@ pub struct Live {
     pub cpuid: Arc<[CpuidEntryV1]>,
     /// Waits for the host's ends of the devices.
     pub poll: HostPoll,
+    /// A huge page that was prepared and is not needed; see [`Live::give_spare_back`].
+    spare: Option<Spare>,
     /// See [`Blank::uffd`].
     _uffd: Arc<Uffd>,
 }
@@ -150,6 +153,7 @@ impl Live {
             msrs: blank.msrs,
             cpuid,
             poll: blank.poll,
+            spare: blank.spare,
             _uffd: uffd,
         })
     }
@@ -207,6 +211,12 @@ impl Live {
             vcpu.run(self.board.clone(), Some(Arc::clone(&entrance)))?;
         }
         Ok(entrance)
+    }
+
+    /// Gives a huge page that was prepared in vain back to the host. That takes time, so a
+    /// guest that somebody waits for is entered first.
+    pub fn give_spare_back(&mut self) {
+        self.spare = None;
     }
 
     /// Has every vCPU pass a branch-predictor barrier before its next run.

@@ -44,6 +44,8 @@ pub enum StartError {
 /// When a file cannot be used or the kernel refuses a step.
 pub fn boot(mut blank: Blank, mut files: BootFiles) -> Result<(Live, MachineV1), StartError> {
     let machine = shape(&blank, &files.devices);
+    // What a guest that boots writes goes to its file.
+    blank.spare = None;
     blank.memory.back_shared(files.memory.as_fd())?;
     let cpuid = Arc::from(blank.cpuid.as_slice());
     let live = Live::assemble(blank, files.serial, files.devices, cpuid, None)?;
@@ -152,6 +154,12 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
     blank.memory.back_private(uffd, files.memory.as_fd())?;
     // Of a memory that lacks pages, nothing is copied that the pager has not brought.
     let written = files.written.filter(|_| !files.lazy);
+    let whole = files.whole.filter(|_| !files.lazy);
+    if let Some(place) = whole
+        && let Some(spare) = blank.spare.take()
+    {
+        blank.spare = blank.memory.own_whole(place, spare)?;
+    }
     let cpuid = Arc::clone(&saved.cpuid);
     let mut live = Live::assemble(blank, files.serial, files.devices, cpuid, written)?;
     load(&mut live, &saved, Parts::ALL, Registers::Now)?;
@@ -165,6 +173,8 @@ pub fn restore(mut blank: Blank, files: RestoreFiles) -> Result<(Live, Saved), R
 /// As [`restore`].
 pub fn go_on(mut blank: Blank, files: ContinueFiles) -> Result<(Live, Saved), RestoreError> {
     let saved = read(&blank, &files.state, &files.devices)?;
+    // As when it boots.
+    blank.spare = None;
     blank.memory.back_shared(files.memory.as_fd())?;
     let cpuid = Arc::clone(&saved.cpuid);
     let mut live = Live::assemble(blank, files.serial, files.devices, cpuid, None)?;

@@ -301,6 +301,9 @@ impl Supervisor {
             self.entrance = None;
             let entered_ns = u64::try_from(took).unwrap_or(u64::MAX);
             self.control.reply(Reply::Running { entered_ns }, &[])?;
+            if let Contents::Restored(live, _) = &mut self.machine {
+                live.give_spare_back();
+            }
         }
         if let Some(live) = self.served() {
             live.board.ahead.advance(AHEAD);

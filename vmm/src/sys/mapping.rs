@@ -1,10 +1,11 @@
 //! Mappings of guest memory.
 //!
 //! A [`Reservation`] is a range of addresses that a machine's memory slots point
-//! to from the start; what lies under it is put there later with `MAP_FIXED`. A
-//! [`BaseView`] is the read-only view of a snapshot's memfd that a reset copies
-//! from. Both stay mapped until the process ends: KVM's memory slots, device code
-//! and vm-memory's regions all hold addresses in them.
+//! to from the start; what lies under it is put there later with `MAP_FIXED`, and a
+//! [`Spare`](super::spare::Spare) may take a place in it. A [`BaseView`] is the
+//! read-only view of a snapshot's memfd that a reset copies from. Both stay mapped
+//! until the process ends: KVM's memory slots, device code and vm-memory's regions
+//! all hold addresses in them.
 
 use std::io;
 use std::ops::Range;
@@ -179,7 +180,8 @@ impl Reservation {
         Ok(())
     }
 
-    fn page(&self, index: usize) -> Option<*mut u8> {
+    /// Where a page of it begins.
+    pub(super) fn page(&self, index: usize) -> Option<*mut u8> {
         let offset = index.checked_mul(PAGE_SIZE)?;
         (offset < self.length).then(|| ptr::with_exposed_provenance_mut(self.address + offset))
     }

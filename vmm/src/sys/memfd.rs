@@ -100,7 +100,7 @@ pub fn collapse(memfd: impl AsFd, offset: u64) -> io::Result<()> {
 }
 
 /// `MADV_COLLAPSE` (Linux 6.1; `include/uapi/asm-generic/mman-common.h`).
-const MADV_COLLAPSE: libc::c_int = 25;
+pub(super) const MADV_COLLAPSE: libc::c_int = 25;
 
 const IMMUTABLE: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)

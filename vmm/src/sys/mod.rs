@@ -14,6 +14,7 @@ pub mod kick;
 pub mod kvm;
 pub mod mapping;
 pub mod memfd;
+pub mod spare;
 pub mod tap;
 pub mod uffd;
 pub mod volatile_io;

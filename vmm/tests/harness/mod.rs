@@ -248,7 +248,7 @@ pub fn restored_with(snapshot: &Snapshot, cache: Cache, extra: &Extra<'_>) -> Te
 }
 
 /// Pages that a guest never touched are holes, which would be asked for.
-fn fill_holes(memory: &OwnedFd, shape: Shape) {
+pub fn fill_holes(memory: &OwnedFd, shape: Shape) {
     let flags = rustix::fs::FallocateFlags::empty();
     rustix::fs::fallocate(memory, flags, 0, shape.memory()).unwrap();
 }
@@ -277,6 +277,7 @@ pub fn restore_onto(
         devices: extra.devices(),
         lazy: true,
         written: Vec::new(),
+        whole: None,
         run: None,
     };
     vmm.ask(&command, &fds)

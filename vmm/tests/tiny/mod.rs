@@ -264,6 +264,7 @@ impl Running {
                 devices: Devices::default(),
                 lazy: true,
                 written: Vec::new(),
+                whole: None,
                 run: None,
             },
             &fds,

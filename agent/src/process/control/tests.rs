@@ -117,6 +117,7 @@ async fn a_failure_names_operation_reason_and_section() {
         devices: Devices::default(),
         lazy: true,
         written: Vec::new(),
+        whole: None,
         run: None,
     };
     let error = client.command(&restore, &[], LIMIT).await.unwrap_err();
