@@ -37,6 +37,7 @@ fn written_in(snapshot: &Snapshot) -> Vec<u32> {
         devices: Devices::read_only_disks(2),
         lazy: false,
         written: Vec::new(),
+        whole: None,
         run: Some(Run::default()),
     };
     let fds: [&dyn AsFd; 6] = [memory, state, &serial, &disks[0], &disks[1], &theirs];
