@@ -2,13 +2,15 @@
 /*
  * /proc/gather: moves pages of processes next to each other.
  *
- * What a request writes lies scattered over the guest's memory, and a host pays for each
- * such page by itself; it can give a place of 2 MiB at once. guest-init names the pages that
- * requests write. Those that belong to processes are moved to free pages of one place: of
- * all that have room for them, the one with the most of the others, which cannot be moved.
+ * What a request touches lies scattered over the guest's memory, and a host pays for each
+ * such page by itself; it can give a place of 2 MiB at once, for all guests if none writes
+ * there. guest-init names pages. Those that belong to processes are moved to free pages of
+ * one place: of all that have room for them, the one with the most of the others, which
+ * cannot be moved (BESIDE, for what is written), or one that is free as a whole (APART, for
+ * what is only read).
  *
- * write: numbers of pages, 32 bits each in the machine's byte order, at most MOST. They are
- *        moved in their order.
+ * write: which of the two, and numbers of pages, at most MOST, 32 bits each in the machine's
+ *        byte order. They are moved in their order.
  * read:  how many were moved.
  */
 
@@ -26,13 +28,17 @@
 
 /* Most pages that one write names. */
 #define MOST 4096U
+/* Where to. */
+enum { BESIDE, APART };
 /* Pages of a place: as many as a huge page has. */
-#define PLACE (1UL << (PMD_SHIFT - PAGE_SHIFT))
+#define PLACE_ORDER (PMD_SHIFT - PAGE_SHIFT)
+#define PLACE (1UL << PLACE_ORDER)
 
 /* One opening of the file. */
 struct gather {
 	unsigned int named;
 	unsigned int moved;
+	u32 where;
 	/* Free pages to move others to. */
 	struct list_head room;
 	u32 pages[MOST];
@@ -74,18 +80,32 @@ static unsigned long free_in(unsigned long place, struct list_head *blocks)
 			unsigned int order = buddy_order(page);
 
 			pages <<= order;
-			if (blocks && pfn + pages <= end) {
+			/* One that is longer than the rest of the place is not of it. */
+			if (pfn + pages > end)
+				break;
+			if (blocks) {
 				if (!__isolate_free_page(page, order))
 					break;
 				set_page_private(page, order);
 				list_add_tail(&page->lru, blocks);
 			}
-			count += min(pages, end - pfn);
+			count += pages;
 		}
 		pfn += pages;
 	}
 	spin_unlock_irqrestore(&zone->lock, flags);
 	return count;
+}
+
+/* Adds a block that was allocated to where pages can be moved to, page by page. */
+static void add_room(struct gather *gather, struct page *page, unsigned int order)
+{
+	unsigned int i;
+
+	if (order)
+		split_page(page, order);
+	for (i = 0; i < 1U << order; i++)
+		list_add_tail(&page[i].lru, &gather->room);
 }
 
 /* Takes a place's free pages. */
@@ -96,43 +116,41 @@ static void take_room(struct gather *gather, unsigned long place)
 
 	free_in(place, &blocks);
 	list_for_each_entry_safe(page, next, &blocks, lru) {
-		unsigned int i, order = page_private(page);
+		unsigned int order = page_private(page);
 
 		list_del(&page->lru);
 		post_alloc_hook(page, order, __GFP_MOVABLE);
 		set_page_refcounted(page);
-		if (order)
-			split_page(page, order);
-		for (i = 0; i < 1U << order; i++)
-			list_add_tail(&page[i].lru, &gather->room);
+		add_room(gather, page, order);
 	}
 }
 
-/* Looks for the place to move pages to; false when there is none. */
-static bool find_room(struct gather *gather)
+/* Looks for the place to move pages to, and takes its free pages. */
+static void find_room(struct gather *gather)
 {
 	unsigned long place, best = 0;
 	unsigned int i, wanted = 0, most = 0;
-	bool found = false;
+	struct page *page;
 
 	for (i = 0; i < gather->named; i++)
 		wanted += is_movable(gather->pages[i]);
-	wanted = min_t(unsigned int, wanted, PLACE);
-	for (place = 0; wanted && (place + 1) * PLACE <= max_pfn; place++) {
+	if (!wanted)
+		return;
+	for (place = 0; gather->where == BESIDE && (place + 1) * PLACE <= max_pfn; place++) {
 		unsigned int fixed = fixed_in(gather, place);
 
-		if ((found && fixed <= most) || !pfn_valid(place * PLACE))
-			continue;
-		/* One that is taken for its room alone is free as a whole. */
-		if (free_in(place, NULL) < (fixed ? wanted : PLACE))
-			continue;
-		best = place;
-		most = fixed;
-		found = true;
+		if (fixed > most && free_in(place, NULL) >= min_t(unsigned int, wanted, PLACE)) {
+			best = place;
+			most = fixed;
+		}
 	}
-	if (found)
+	if (most) {
 		take_room(gather, best);
-	return found;
+		return;
+	}
+	page = alloc_pages(GFP_HIGHUSER_MOVABLE | __GFP_NORETRY | __GFP_NOWARN, PLACE_ORDER);
+	if (page)
+		add_room(gather, page, PLACE_ORDER);
 }
 
 static struct folio *next_target(struct folio *folio, unsigned long private)
@@ -187,17 +205,21 @@ static ssize_t gather_write(struct file *file, const char __user *from, size_t l
 
 	if (gather->named)
 		return -EBUSY;
-	if (!len || len > sizeof(gather->pages) || len % sizeof(u32))
+	if (len <= sizeof(u32) || len % sizeof(u32))
 		return -EINVAL;
-	if (copy_from_user(gather->pages, from, len))
+	if (len - sizeof(u32) > sizeof(gather->pages))
+		return -EINVAL;
+	if (copy_from_user(&gather->where, from, sizeof(u32)) || gather->where > APART)
+		return -EINVAL;
+	if (copy_from_user(gather->pages, from + sizeof(u32), len - sizeof(u32)))
 		return -EFAULT;
-	gather->named = len / sizeof(u32);
+	gather->named = len / sizeof(u32) - 1;
 	/* What processors keep for themselves is neither movable nor free. */
 	lru_add_drain_all();
 	drain_all_pages(NULL);
-	if (find_room(gather))
-		for (i = 0; i < gather->named && !list_empty(&gather->room); i++)
-			move(gather, gather->pages[i]);
+	find_room(gather);
+	for (i = 0; i < gather->named && !list_empty(&gather->room); i++)
+		move(gather, gather->pages[i]);
 	list_for_each_entry_safe(page, next, &gather->room, lru) {
 		list_del(&page->lru);
 		__free_page(page);

@@ -7,7 +7,7 @@
 use std::io;
 
 use rustix::time::{ClockId, Timespec, clock_settime};
-use snapback_proto::guest::{ENTROPY_LEN, Identity, Resume};
+use snapback_proto::guest::{ENTROPY_LEN, Gather, Identity, Resume};
 
 use crate::gather;
 use crate::identity::IdentityFiles;
@@ -68,7 +68,7 @@ pub trait Machine {
     ///
     /// # Errors
     /// When the kernel refuses.
-    fn gather(&mut self, pages: &[u32]) -> io::Result<u32>;
+    fn gather(&mut self, pages: &Gather) -> io::Result<u32>;
 
     /// Whether the kernel has killed a process for want of memory since the last
     /// time that somebody asked.
@@ -119,7 +119,7 @@ impl Machine for GuestKernel {
         mounts::bound_tmp(mib)
     }
 
-    fn gather(&mut self, pages: &[u32]) -> io::Result<u32> {
+    fn gather(&mut self, pages: &Gather) -> io::Result<u32> {
         gather::gather(pages)
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use snapback_guest_init::channel::ChannelError;
 use snapback_guest_init::guest::GuestError;
 use snapback_guest_init::runtime_api::state::{Event, State};
-use snapback_proto::guest::{ExitStatus, GuestMessage, HostMessage, LogStream, ReadyPoint};
+use snapback_proto::guest::{ExitStatus, Gather, GuestMessage, HostMessage, LogStream, ReadyPoint};
 use support::{Environment, SHELL_CLIENT};
 
 #[test]
@@ -52,11 +52,11 @@ fn entropy_and_clock_are_renewed_before_the_confirmation() {
 #[test]
 fn a_parked_guest_moves_its_pages_and_serves_a_request_as_before() {
     let (mut env, mut client) = Environment::parked();
-    let pages = vec![9, 4, 5, 700];
-    env.send(&HostMessage::Gather { pages }, b"");
+    let (written, read) = (vec![9, 4, 5], vec![700]);
+    env.send(&HostMessage::Gather(Gather { written, read }), b"");
     assert_eq!(env.message().0, GuestMessage::Gathered { moved: 2 });
     let asked = env.renewals.lock().unwrap().pop();
-    assert_eq!(asked.as_deref(), Some("gather [9, 4, 5, 700]"));
+    assert_eq!(asked.as_deref(), Some("gather [9, 4, 5] [700]"));
     env.resume(1);
     let request = env.invoke(1, b"{}");
     assert_eq!(client.answer().status, 200);
@@ -68,7 +68,7 @@ fn a_parked_guest_moves_its_pages_and_serves_a_request_as_before() {
 fn pages_are_not_moved_in_a_guest_that_was_resumed() {
     let (mut env, _client) = Environment::parked();
     env.resume(1);
-    env.send(&HostMessage::Gather { pages: vec![1] }, b"");
+    env.send(&HostMessage::Gather(Gather::default()), b"");
     let (event, state) = (Event::Gather, State::Armed);
     assert!(matches!(
         env.stopped(),

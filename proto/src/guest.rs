@@ -42,16 +42,22 @@ pub enum HostMessage {
     Resume(Resume),
     /// Run the function; the frame's payload is the event. Only after `Resume`.
     Invoke(Invoke),
-    /// Move the pages that requests write next to each other, as far as that can be.
+    /// Move the pages that requests touch next to each other, as far as that can be.
     /// Answered by `Gathered`; only to a guest that was not resumed.
-    Gather {
-        /// Numbers of guest-physical pages, at most [`MAX_GATHERED`], in the order in which
-        /// they are to lie.
-        pages: Vec<u32>,
-    },
+    Gather(Gather),
 }
 
-/// Most pages of one [`HostMessage::Gather`].
+/// Numbers of guest-physical pages, in the order in which they are to lie; at most
+/// [`MAX_GATHERED`] of each kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gather {
+    /// What requests write: next to what else of it cannot be moved.
+    pub written: Vec<u32>,
+    /// What they only read: where nothing is written.
+    pub read: Vec<u32>,
+}
+
+/// Most pages of each kind in one [`Gather`].
 pub const MAX_GATHERED: usize = 4096;
 
 /// How to start the function.

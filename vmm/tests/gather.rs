@@ -17,7 +17,7 @@ use harness::{
 };
 use snapback_proto::control::{Command, Devices, FaultRange, Reply, Run};
 use snapback_proto::frame::{read_frame, write_frame};
-use snapback_proto::guest::{GuestMessage, HostMessage};
+use snapback_proto::guest::{Gather, GuestMessage, HostMessage};
 use snapback_vmm::memory::{PageSet, Pagemap};
 use snapback_vmm::sys::memfd;
 
@@ -67,8 +67,20 @@ fn own_pages(pid: u32, ranges: &[FaultRange]) -> Vec<u32> {
     all
 }
 
-/// Has the guest of a snapshot move pages; how many it moved, and its next snapshot.
-fn gathered(snapshot: &Snapshot, pages: &[u32]) -> (u32, Snapshot) {
+/// Has the guest of a snapshot move what it writes; how many pages it moved, and its next
+/// snapshot.
+fn gathered(snapshot: &Snapshot, written: &[u32]) -> (u32, Snapshot) {
+    let written = written.to_vec();
+    gathered_as(
+        snapshot,
+        Gather {
+            written,
+            read: vec![],
+        },
+    )
+}
+
+fn gathered_as(snapshot: &Snapshot, pages: Gather) -> (u32, Snapshot) {
     let vmm = Vmm::start();
     let _pages = vmm.prepare(snapshot.shape);
     let (_console, serial) = Console::new();
@@ -80,8 +92,7 @@ fn gathered(snapshot: &Snapshot, pages: &[u32]) -> (u32, Snapshot) {
     };
     let fds: [&dyn AsFd; 6] = [&memory, state, &serial, &theirs, &disks[0], &disks[1]];
     assert_eq!(vmm.ask(&command, &fds).0, Reply::Booted);
-    let pages = pages.to_vec();
-    write_frame(&mut channel, &HostMessage::Gather { pages }, b"").unwrap();
+    write_frame(&mut channel, &HostMessage::Gather(pages), b"").unwrap();
     let (said, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
     let GuestMessage::Gathered { moved } = said else {
         panic!("{said:?}");
@@ -163,13 +174,39 @@ fn a_guest_can_move_its_pages_with_several_processors_and_more_than_once() {
 }
 
 #[test]
+fn what_is_only_read_is_moved_apart_from_what_is_written() {
+    let all = written_in(snapshot());
+    let (written, read) = all.split_at(all.len() / 2);
+    let pages = Gather {
+        written: written.to_vec(),
+        read: read.to_vec(),
+    };
+    let (moved, next) = gathered_as(snapshot(), pages);
+    let after = written_in(&next);
+    let places: BTreeMap<u32, usize> = after.iter().fold(BTreeMap::new(), |mut places, page| {
+        *places.entry(page / PLACE).or_default() += 1;
+        places
+    });
+    // Each half has a place, and in none is all that was moved.
+    let moved = usize::try_from(moved).unwrap();
+    let mut counts: Vec<_> = places.into_values().collect();
+    counts.sort_unstable();
+    println!("{moved} moved: {counts:?}");
+    let [.., second, first] = counts[..] else {
+        panic!("{counts:?}");
+    };
+    assert!(moved >= 50 && first < moved && second >= moved / 4);
+}
+
+#[test]
 fn whatever_pages_are_named_the_guest_lives() {
     let kernel: Vec<u32> = (4096..6144).collect();
     let bad = vec![u32::MAX, u32::MAX - 1, 0, 1, 1, 32767, 32768, 1 << 20];
     let all: Vec<u32> = (0..4096).map(|page| page * 8).collect();
     for pages in [vec![], kernel, bad, all] {
-        let (moved, next) = gathered(snapshot(), &pages);
-        println!("{moved} of {} moved", pages.len());
+        let (written, read) = (pages.clone(), pages.clone());
+        let (moved, next) = gathered_as(snapshot(), Gather { written, read });
+        println!("{moved} of twice {} moved", pages.len());
         let mut machine = restored_from(&next, Cache::Warm);
         assert_eq!(machine.request("{}"), r#"{"calls": 1, "trace": 1}"#);
     }

@@ -54,14 +54,23 @@ const UNUSED: [&str; 15] = [
 /// Most pages of files are only read. So in a snapshot there are whole blocks in which no
 /// request writes, and those are one mapping each (decision 0035).
 ///
+/// What lies behind the kernel's constants up to the next place of 2 MiB is not given away: the
+/// constants' place would be written to otherwise. The host has no memory under it.
+///
 /// [`ADDED`] is built with the rest of its folder.
-const CHANGES: [(&str, &str, &str); 3] = [
+const CHANGES: [(&str, &str, &str); 4] = [
     (
         "fs/inode.c",
         "mapping_set_gfp_mask(mapping, GFP_HIGHUSER_MOVABLE);",
         "mapping_set_gfp_mask(mapping, GFP_HIGHUSER | __GFP_RECLAIMABLE);",
     ),
     ("mm/slub.c", "s->allocflags |= __GFP_RECLAIMABLE;", ";"),
+    (
+        "arch/x86/mm/init_64.c",
+        "\tfree_kernel_image_pages(\"unused kernel image (rodata/data gap)\",\n\
+         \t\t\t\t(void *)rodata_end, (void *)_sdata);\n",
+        "",
+    ),
     (
         "mm/Makefile",
         "obj-$(CONFIG_MIGRATION) += migrate.o",

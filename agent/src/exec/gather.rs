@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use snapback_proto::control::{Command, Devices, Reply};
-use snapback_proto::guest::{GuestMessage, HostMessage};
+use snapback_proto::guest::{Gather, GuestMessage, HostMessage};
 
 use super::build::BuildError;
 use super::channel::{Channel, ChannelError, out_of_turn};
@@ -31,7 +31,7 @@ pub struct Gathered {
 }
 
 impl Executor {
-    /// Has the guest of `snapshot` move `pages`, snapshots it, and ends the process. Its
+    /// Has the guest of `snapshot` move pages, snapshots it, and ends the process. Its
     /// state goes to the file `state`.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl Executor {
     pub async fn gather(
         &self,
         snapshot: &Arc<Snapshot>,
-        pages: Vec<u32>,
+        pages: Gather,
         state: &File,
     ) -> Result<Gathered, BuildError> {
         let mut blank = self.blank(snapshot.machine()).await?;
@@ -63,7 +63,7 @@ impl Executor {
         self.go_on(&mut blank, snapshot, &memory, theirs).await?;
         let mut log = FunctionLog::new(environment, format_args!("gather {}", snapshot.id()));
         let work = async {
-            let message = HostMessage::Gather { pages };
+            let message = HostMessage::Gather(pages);
             let moved = moved(&mut channel, &message, &mut log).await;
             moved.map_err(failed)
         };

@@ -11,6 +11,7 @@
 use std::io;
 use std::sync::{Arc, PoisonError};
 
+use snapback_proto::guest::Gather;
 use snapback_vmm::snapshot::manifest::SnapshotId;
 
 use super::Node;
@@ -71,7 +72,7 @@ impl Node {
         &self,
         function: &Arc<Function>,
         snapshot: &Arc<Snapshot>,
-        pages: Vec<u32>,
+        pages: Gather,
     ) -> Result<(), GatherError> {
         let place = self.builds.acquire().await;
         let _place = place.map_err(|_| GatherError::Draining)?;
@@ -83,7 +84,7 @@ impl Node {
         let base = self.base_for(&parts);
         let draft = self.catalogue.draft(id, base.as_ref())?;
         let state = draft.state_file()?;
-        let named = pages.len();
+        let named = pages.written.len() + pages.read.len();
         let made = self.executor.gather(snapshot, pages, &state).await?;
         let (moved, len) = (made.moved, snapshot.memory().len());
         if moved == 0 {

@@ -1,11 +1,13 @@
 //! What is known of a snapshot's working set: read with the snapshot, or recorded
 //! by the first run.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use snapback_proto::control::PageRun;
+use snapback_proto::guest::{Gather, MAX_GATHERED};
 
 use super::Snapshot;
 use super::writes::{Watcher, Writes};
@@ -135,18 +137,28 @@ impl Snapshot {
         !self.memory().is_complete() && !self.hints.completing.swap(true, Ordering::Relaxed)
     }
 
-    /// The pages that runs write, for the first who asks once that is known, unless they
+    /// The pages that runs touch, for the first who asks once that is known, unless they
     /// were gathered already.
     #[must_use]
-    pub fn to_gather(&self) -> Option<Vec<u32>> {
+    pub fn to_gather(&self) -> Option<Gather> {
         let hints = &self.hints;
         let written = hints.writes.known();
         let now = !self.is_settled()
             && self.memory().is_complete()
             && !written.is_empty()
             && !hints.gathering.swap(true, Ordering::Relaxed);
-        let pages = |run: &PageRun| run.first..run.first.saturating_add(run.pages);
-        now.then(|| written.iter().flat_map(pages).collect())
+        now.then(|| {
+            let pages = |run: &PageRun| run.first..run.first.saturating_add(run.pages);
+            let written: Vec<u32> = written.iter().flat_map(pages).collect();
+            let own: BTreeSet<u32> = written.iter().copied().collect();
+            let touched = self.working_set().into_iter().flat_map(WorkingSet::runs);
+            let read = touched
+                .cloned()
+                .flatten()
+                .filter(|page| !own.contains(page));
+            let read = read.take(MAX_GATHERED).collect();
+            Gather { written, read }
+        })
     }
 
     /// No other snapshot will take its place: it is worth arranging its memory.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use snapback_proto::guest::{
-    GuestMessage, HostMessage, Init, Invoke, LogFormat, LogStream, Resume, VsockAccess,
+    Gather, GuestMessage, HostMessage, Init, Invoke, LogFormat, LogStream, Resume, VsockAccess,
 };
 
 use super::{Failure, Guest, GuestError};
@@ -29,7 +29,7 @@ impl Guest {
                 HostMessage::Init(init) => self.on_init(init)?,
                 HostMessage::Resume(resume) => self.on_resume(&resume)?,
                 HostMessage::Invoke(invoke) => self.on_invoke(invoke, payload)?,
-                HostMessage::Gather { pages } => self.on_gather(&pages)?,
+                HostMessage::Gather(gather) => self.on_gather(&gather)?,
             }
         }
         Ok(())
@@ -150,7 +150,7 @@ impl Guest {
         Ok(())
     }
 
-    fn on_gather(&mut self, pages: &[u32]) -> Result<(), GuestError> {
+    fn on_gather(&mut self, pages: &Gather) -> Result<(), GuestError> {
         self.expect(Event::Gather)?;
         let moved = self.machine.gather(pages);
         let moved = moved.map_err(GuestError::during("move pages"))?;

@@ -21,7 +21,7 @@ use snapback_guest_init::process::Layout;
 use snapback_guest_init::resume::Machine;
 use snapback_proto::frame::{FrameError, read_frame, write_frame};
 use snapback_proto::guest::{
-    ENTROPY_LEN, GuestMessage, HostMessage, Identity, Init, Invoke, LogFormat, LogStream,
+    ENTROPY_LEN, Gather, GuestMessage, HostMessage, Identity, Init, Invoke, LogFormat, LogStream,
     ReadyPoint, Resume, VsockAccess,
 };
 use snapback_proto::ids::RequestId;
@@ -52,9 +52,11 @@ impl Machine for Recorder {
     }
 
     /// As if every other page could be moved.
-    fn gather(&mut self, pages: &[u32]) -> io::Result<u32> {
-        self.0.lock().unwrap().push(format!("gather {pages:?}"));
-        Ok(u32::try_from(pages.len() / 2).unwrap())
+    fn gather(&mut self, pages: &Gather) -> io::Result<u32> {
+        let Gather { written, read } = pages;
+        let told = format!("gather {written:?} {read:?}");
+        self.0.lock().unwrap().push(told);
+        Ok(u32::try_from((written.len() + read.len()) / 2).unwrap())
     }
 
     fn reseed(&mut self, fresh: &[u8; ENTROPY_LEN]) -> io::Result<()> {
