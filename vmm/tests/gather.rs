@@ -13,9 +13,8 @@ use std::os::fd::AsFd;
 
 use harness::{
     Cache, Console, Shape, Snapshot, Vmm, boot_and_snapshot, restored_from, snapshot, stream_pair,
-    tell,
 };
-use snapback_proto::control::{Command, Devices, FaultRange, Reply, Run};
+use snapback_proto::control::{Command, Devices, FaultRange, Reply};
 use snapback_proto::frame::{read_frame, write_frame};
 use snapback_proto::guest::{Gather, GuestMessage, HostMessage};
 use snapback_vmm::memory::{PageSet, Pagemap};
@@ -25,27 +24,11 @@ const PAGE: u64 = 4096;
 /// Pages of a huge page.
 const PLACE: u32 = 512;
 
-/// The pages that a first life has written when its guest has said that it goes on.
+/// The pages that a first life has written when its guest has answered a request.
 fn written_in(snapshot: &Snapshot) -> Vec<u32> {
-    let vmm = Vmm::start();
-    let (_uffd, ranges) = vmm.prepare(snapshot.shape);
-    let (_console, serial) = Console::new();
-    let (memory, state, disks) = (&snapshot.memory, &snapshot.state, &snapshot.disks);
-    let (mut channel, theirs) = stream_pair();
-    tell(&mut channel, 3);
-    let command = Command::Restore {
-        devices: Devices::read_only_disks(2),
-        lazy: false,
-        written: Vec::new(),
-        whole: None,
-        run: Some(Run::default()),
-    };
-    let fds: [&dyn AsFd; 6] = [memory, state, &serial, &disks[0], &disks[1], &theirs];
-    let (reply, _) = vmm.ask(&command, &fds);
-    assert!(matches!(reply, Reply::Running { .. }), "{reply:?}");
-    let (said, _) = read_frame::<GuestMessage>(&mut channel).unwrap();
-    assert_eq!(said, GuestMessage::Resumed { generation: 3 });
-    own_pages(vmm.child.id(), &ranges)
+    let mut machine = restored_from(snapshot, Cache::Warm);
+    assert_eq!(machine.request("{}"), r#"{"calls": 1, "trace": 1}"#);
+    own_pages(machine.vmm.child.id(), &machine.ranges)
 }
 
 fn own_pages(pid: u32, ranges: &[FaultRange]) -> Vec<u32> {
@@ -123,13 +106,15 @@ fn copy(snapshot: &Snapshot) -> std::os::fd::OwnedFd {
     copy
 }
 
-/// The most pages that lie in one place.
-fn densest(pages: &[u32]) -> usize {
+/// How many of the pages lie in each place that has some, the fewest first.
+fn by_place(pages: &[u32]) -> Vec<usize> {
     let mut places = BTreeMap::<u32, usize>::new();
     for page in pages {
         *places.entry(page / PLACE).or_default() += 1;
     }
-    places.into_values().max().unwrap_or(0)
+    let mut counts: Vec<_> = places.into_values().collect();
+    counts.sort_unstable();
+    counts
 }
 
 #[test]
@@ -146,7 +131,8 @@ fn a_guest_that_has_moved_its_pages_serves_and_is_put_back_as_before() {
     }
     // And lies together what lay scattered.
     let after = written_in(&next);
-    let (was, is) = (densest(&before), densest(&after));
+    let most = |pages: &[u32]| by_place(pages).last().copied().unwrap_or(0);
+    let (was, is) = (most(&before), most(&after));
     println!(
         "{moved} of {} moved: {was} in one place before, {is} after",
         before.len()
@@ -183,14 +169,9 @@ fn what_is_only_read_is_moved_apart_from_what_is_written() {
     };
     let (moved, next) = gathered_as(snapshot(), pages);
     let after = written_in(&next);
-    let places: BTreeMap<u32, usize> = after.iter().fold(BTreeMap::new(), |mut places, page| {
-        *places.entry(page / PLACE).or_default() += 1;
-        places
-    });
     // Each half has a place, and in none is all that was moved.
     let moved = usize::try_from(moved).unwrap();
-    let mut counts: Vec<_> = places.into_values().collect();
-    counts.sort_unstable();
+    let counts = by_place(&after);
     println!("{moved} moved: {counts:?}");
     let [.., second, first] = counts[..] else {
         panic!("{counts:?}");

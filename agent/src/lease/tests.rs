@@ -494,31 +494,18 @@ async fn retiring_a_function_spares_its_running_request_only() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_snapshot_that_is_replaced_still_gets_it() {
-    let (pretend, client, _task) = pool(1);
-    let mut lease = client
-        .acquire(image("a"), Principal::default())
-        .await
-        .unwrap();
-    lease.start();
-    let mut waiting = std::pin::pin!(client.acquire(image("a"), Principal::default()));
-    assert!(futures_now(&mut waiting).await.is_none());
-    let retire = client.retire("a".parse().unwrap(), Unwanted::Replaced);
-    retire.await;
-    assert_eq!(client.summary().await.busy, 1);
-    drop(lease.finish(None));
-    // The one that ran is over; the next one is its own.
-    let next = waiting.await.unwrap();
-    assert!(next.is_fresh());
-    assert_eq!(pretend.restored.load(Ordering::Relaxed), 2);
-}
-
-/// What a future has now.
-async fn futures_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
-    tokio::select! {
-        biased;
-        done = future => Some(done),
-        () = tokio::task::yield_now() => None,
+async fn who_waits_for_a_snapshot_gets_it_when_that_is_replaced_and_not_when_it_is_deleted() {
+    for (why, served) in [(Unwanted::Replaced, true), (Unwanted::Deleted, false)] {
+        let (pretend, client, _task) = pool(1);
+        pretend.starts.forget_permits(1000);
+        let waiting = tokio::spawn({
+            let client = client.clone();
+            async move { client.acquire(image("a"), Principal::default()).await }
+        });
+        while client.summary().await.starting == 0 {}
+        client.retire("a".parse().unwrap(), why).await;
+        pretend.starts.add_permits(1);
+        assert_eq!(waiting.await.unwrap().is_ok(), served, "{why:?}");
     }
 }
 

@@ -18,6 +18,9 @@ use crate::harness::{LIMIT, NO_BLANKS, TOUR, http, own_place, wait_for};
 
 /// Every page that a guest touches is a fault, and nothing is brought before.
 const LAZY: &str = "[pager]\nfill = \"lazy\"\nfill_kib = 4\nworking_sets = false\n";
+/// As [`LAZY`], and no microVM is started before it is needed.
+const LAZY_ALONE: &str =
+    "[pools]\nblank = 0\n[pager]\nfill = \"lazy\"\nfill_kib = 4\nworking_sets = false\n";
 
 /// A handle that becomes readable when the process has ended.
 fn handle(process: Process) -> OwnedFd {
@@ -117,7 +120,7 @@ fn come_to_a_fault(machines: &[Process]) -> bool {
 #[test]
 fn killed_while_a_vcpu_waits_for_a_page_the_pager_takes_its_machine_along() {
     let (place, _turn) = own_place();
-    let agent = place.start(&format!("{NO_BLANKS}{LAZY}"));
+    let agent = place.start(LAZY_ALONE);
     agent.call(TOUR, &json!({"do": "echo"}));
     // What it needs for this comes page by page, from an agent that stands still.
     call(&agent, &json!({"do": "leave"}));
@@ -212,7 +215,7 @@ fn killed_during_the_prefetch_the_pager_takes_its_machine_along() {
 #[test]
 fn a_page_that_is_damaged_ends_the_machine_that_needs_it_with_the_reason() {
     let (place, _turn) = own_place();
-    let agent = place.start(&format!("{NO_BLANKS}{LAZY}"));
+    let agent = place.start(LAZY_ALONE);
     let (_, before) = agent.call_recorded(TOUR, &json!({"do": "echo"}));
     // The hashes were checked when the snapshot was loaded, and now everything that was not
     // needed yet is gone: the file is as long as before, and reads as zeroes.

@@ -105,7 +105,7 @@ fn a_page_that_no_book_names_is_found_and_destroys_the_environment() {
     let (place, _turn) = own_place();
     // A complete memory has no page that can only be had by a fault.
     let complete = "[pager]\nfill = \"eager\"\nworking_sets = false\n";
-    let agent = place.start(&format!("{EVERY_RESET}{NO_BLANKS}{complete}"));
+    let agent = place.start(&format!("{EVERY_RESET}[pools]\nblank = 0\n{complete}"));
     agent.call_recorded(TOUR, &json!({"do": "find"}));
     let seen = while_it_naps(&agent, change_a_page);
     assert_eq!(

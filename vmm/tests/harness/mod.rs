@@ -188,6 +188,8 @@ pub fn wall_clock_ns() -> u64 {
 /// A machine that stands at the snapshot or runs.
 pub struct TestMachine {
     pub vmm: Vmm,
+    /// Where guest memory lies in its process.
+    pub ranges: Vec<FaultRange>,
     pub faults: Arc<AtomicU64>,
     /// The VMM's end of a vsock hub for the next run.
     pub hub: Cell<Option<OwnedFd>>,
@@ -231,6 +233,7 @@ pub fn restored_with(snapshot: &Snapshot, cache: Cache, extra: &Extra<'_>) -> Te
                 cold.try_clone(),
             );
             let (into, count) = (File::from(into.unwrap()), Arc::clone(&faults));
+            let ranges = ranges.clone();
             std::thread::spawn(move || page_in(&uffd, &ranges, &source, &into, &count));
             cold
         }
@@ -240,6 +243,7 @@ pub fn restored_with(snapshot: &Snapshot, cache: Cache, extra: &Extra<'_>) -> Te
     assert_eq!(reply, Reply::Restored);
     TestMachine {
         vmm,
+        ranges,
         faults,
         hub: Cell::new(None),
         console,

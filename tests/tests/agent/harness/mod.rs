@@ -11,9 +11,9 @@ pub use snapback_tests::harness::{
 use agent::Agent;
 use place::Place;
 
-/// Configuration of an agent that starts no microVM before it is needed, for tests that count
-/// them.
-pub const NO_BLANKS: &str = "[pools]\nblank = 0\n";
+/// Configuration of an agent that starts no microVM before it is needed, nor one of its own, for
+/// tests that count them.
+pub const NO_BLANKS: &str = "[pager]\ngather = false\n[pools]\nblank = 0\n";
 
 /// The function that does what its event says; its requests may run for a minute.
 pub const TOUR: &str = "tour";
