@@ -170,6 +170,7 @@ impl<V: Machines> Pool<V> {
             principals: Served::default(),
             ended: None,
             retiring: false,
+            replaced: false,
         };
         self.entries.insert(id, entry);
         let verbs = Arc::clone(&self.verbs);

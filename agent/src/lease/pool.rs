@@ -65,7 +65,10 @@ pub(super) struct Entry<V: Machines> {
     pub(super) machine: Option<V::Machine>,
     pub(super) principals: Served,
     pub(super) ended: Option<Cause>,
+    /// It serves nobody any more.
     pub(super) retiring: bool,
+    /// It serves whoever waits for its image, and nobody else.
+    pub(super) replaced: bool,
 }
 
 impl<V: Machines> Entry<V> {
@@ -162,14 +165,12 @@ impl<V: Machines> Pool<V> {
             }
             Message::KeepReady { shape } => self.blanks.note(shape),
             Message::Retire { image, why } => {
-                let reason = match why {
-                    Unwanted::Deleted => {
-                        self.refuse(&image);
-                        Retirement::Deleted
-                    }
-                    Unwanted::Replaced => Retirement::Replaced,
-                };
-                self.retire_where(reason, |entry| entry.is_of(&image));
+                if why == Unwanted::Deleted {
+                    self.refuse(&image);
+                    self.retire_where(Retirement::Deleted, |entry| entry.is_of(&image));
+                } else {
+                    self.replace(&image);
+                }
             }
             Message::Summary { reply } => {
                 let _ = reply.send(self.summary());
@@ -266,8 +267,18 @@ impl<V: Machines> Pool<V> {
                 self.fail(id, Poison::of(&cause));
             }
             None if entry.retiring => self.retire(id, self.retirement()),
+            None if entry.replaced && !self.is_awaited(entry) => {
+                self.retire(id, Retirement::Replaced);
+            }
             None => {}
         }
+    }
+
+    /// Whether somebody waits for the environment's image.
+    fn is_awaited(&self, entry: &Entry<V>) -> bool {
+        let image = entry.image.as_ref().map(|image| V::name(image));
+        let queue = image.and_then(|image| self.waiters.get(image));
+        queue.is_some_and(|queue| queue.iter().any(|waiter| !waiter.reply.is_closed()))
     }
 
     fn note(&mut self, id: EnvironmentId, note: Note<V::Machine>) {
@@ -400,6 +411,22 @@ impl<V: Machines> Pool<V> {
             }
         }
         idle.into_iter().for_each(|id| self.retire(id, why));
+    }
+
+    /// The environments of an image that nobody will ask for any more serve who waits already.
+    fn replace(&mut self, image: &SnapshotId) {
+        let mut idle = Vec::new();
+        for (id, entry) in &mut self.entries {
+            if entry.is_of(image) {
+                entry.replaced = true;
+                if entry.state == State::Restored {
+                    idle.push(*id);
+                }
+            }
+        }
+        for id in idle {
+            self.retire(id, Retirement::Replaced);
+        }
     }
 
     fn retire_idle(&mut self) {

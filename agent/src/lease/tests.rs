@@ -510,6 +510,35 @@ async fn who_waits_for_a_snapshot_gets_it_when_that_is_replaced_and_not_when_it_
 }
 
 #[tokio::test]
+async fn a_microvm_whose_snapshot_is_replaced_serves_who_waits_for_it_and_ends() {
+    let (pretend, client, _task) = pool(1);
+    pretend.gate.forget_permits(1000);
+    let mut lease = client
+        .acquire(image("a"), Principal::default())
+        .await
+        .unwrap();
+    lease.start();
+    let reset = lease.finish(None);
+    while client.summary().await.resetting == 0 {}
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.acquire(image("a"), Principal::default()).await }
+    });
+    tokio::task::yield_now().await;
+    client
+        .retire("a".parse().unwrap(), Unwanted::Replaced)
+        .await;
+    pretend.gate.add_permits(2);
+    reset.await.unwrap();
+    let mut next = waiting.await.unwrap().unwrap();
+    assert!(!next.is_fresh());
+    next.start();
+    next.finish(None).await.unwrap();
+    pretend.something_ended.notified().await;
+    assert_eq!(client.summary().await, PoolSummary::default());
+}
+
+#[tokio::test]
 async fn closing_waits_for_the_running_request_and_ends_everything() {
     let (pretend, client, task) = pool(2);
     let mut lease = client
