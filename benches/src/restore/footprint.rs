@@ -119,6 +119,10 @@ fn from_smaps(text: &str) -> Footprint {
                 footprint.private_kib += kib;
                 footprint.copied_kib += kib;
             }
+            // The place that the guest writes most is a huge page of no file.
+            "AnonHugePages:" if !guest => {
+                footprint.copied_kib += second.parse().unwrap_or(0);
+            }
             _ if !first.ends_with(':') => guest = line.contains("/memfd:"),
             _ => {}
         }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use snapback_proto::words::chain;
 use tokio::process::Command;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::calls::{self, CallError};
 use crate::client::Client;
@@ -313,11 +313,21 @@ impl<'a> Bench<'a> {
 
     /// The memory of one of two microVMs after its restore, a request and its reset.
     async fn footprint(&self, subject: &Subject, report: &mut Report) -> Result<(), RestoreError> {
-        let client = self.restart(plan::FOOTPRINT).await?;
+        let client = self.restart(plan::UNKNOWN).await?;
         let request = || calls::request(&client, &subject.name, EVENT);
         let (first, second) = tokio::join!(request(), request());
         // They bring the snapshot's pages together: none of the two takes all faults.
         let userfaults = first?.record.userfaults + second?.record.userfaults;
+
+        let client = self.restart(plan::FOOTPRINT).await?;
+        let request = || calls::request(&client, &subject.name, EVENT);
+        for _ in 0..plan::WARM_UP {
+            request().await?;
+            // The next one has a microVM of its own.
+            sleep(Duration::from_millis(plan::IDLE_MS)).await;
+        }
+        let (first, second) = tokio::join!(request(), request());
+        (first?, second?);
         calls::at_rest(&client, 0).await?;
         results::footprint(report, subject.runtime, footprint::measure()?, userfaults);
         Ok(())

@@ -12,8 +12,14 @@ pub const WARM_UP: usize = 4;
 /// request runs that has just taken one.
 const PER_SECOND: u32 = 10;
 
-/// For microVMs that serve on.
-pub const FOOTPRINT: &str = "[pools]\nblank = 0\n[pager]\nworking_sets = false\n";
+/// For microVMs that serve on and are restored from a snapshot of which nothing is known.
+pub const UNKNOWN: &str = "[pools]\nblank = 0\n[pager]\nworking_sets = false\n";
+
+/// For microVMs that serve on, each until it is idle for [`IDLE_MS`].
+pub const FOOTPRINT: &str = "[pools]\nblank = 0\n[timeouts]\nidle_ms = 3000\n";
+
+/// Longer than a microVM of [`FOOTPRINT`] lives without a request, in milliseconds.
+pub const IDLE_MS: u64 = 5000;
 
 /// Whether the snapshot's pages are in the agent's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
