@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snapback_proto::ids::{FunctionName, RequestId};
-use snapback_vmm::snapshot::manifest::SnapshotId;
 
 use tokio::sync::oneshot;
 
@@ -193,7 +192,7 @@ impl Node {
 
     async fn lease(
         self: &Arc<Self>,
-        function: &Function,
+        function: &Arc<Function>,
         principal: Principal,
     ) -> Result<Lease<Environment>, InvokeFailure> {
         let name = || function.config.name.clone();
@@ -213,23 +212,14 @@ impl Node {
     /// came.
     async fn current_snapshot(
         self: &Arc<Self>,
-        function: &Function,
+        function: &Arc<Function>,
     ) -> Result<Arc<Snapshot>, InvokeFailure> {
         let name = &function.config.name;
-        let now = || {
-            self.function(name)
-                .map(|function| function.snapshot.clone())
-        };
-        let with = |snapshot: Option<SnapshotId>| Function {
-            snapshot: snapshot.unwrap_or_else(|| function.snapshot.clone()),
-            ..function.clone()
-        };
-        let first = with(now());
+        let now = || self.function(name).unwrap_or_else(|| Arc::clone(function));
+        let first = now();
         match self.snapshot(&first).await {
             // It was replaced a moment ago.
-            Err(_) if now().is_some_and(|id| id != first.snapshot) => {
-                self.snapshot(&with(now())).await
-            }
+            Err(_) if now().snapshot != first.snapshot => self.snapshot(&now()).await,
             snapshot => snapshot,
         }
     }

@@ -12,6 +12,11 @@ const REPEATABLE: f64 = 0.02;
 /// Adds a check for each duration that was measured twice: the medians are close to each
 /// other, or it is known why not.
 pub fn check(report: &mut Report, name: &str) {
+    check_but(report, name, |_, _| None);
+}
+
+/// As [`check`], where `why` may know a reason of its own, given the row of the first series.
+pub fn check_but(report: &mut Report, name: &str, why: impl Fn(&Report, &Row) -> Option<String>) {
     let first = |row: &&Row| is_first(row) && row.unit == "ms";
     let pairs = report.rows.iter().filter(first);
     let pairs = pairs.filter_map(|one| Some((one, again(report, one)?)));
@@ -27,10 +32,12 @@ pub fn check(report: &mut Report, name: &str) {
                 number(again.p50),
                 difference * 100.0
             );
-            let close = difference < REPEATABLE;
+            let close = is_close(one, again);
             let why = match close {
                 true => None,
-                false => counts(report, one).or_else(|| spread(one, again)),
+                false => counts(report, one)
+                    .or_else(|| spread(one, again))
+                    .or_else(|| why(report, one)),
             };
             if let Some(why) = &why {
                 detail = format!("{detail}: {why}");
@@ -47,8 +54,15 @@ fn is_first(row: &Row) -> bool {
     row.params.get("repeat") == Some(&json!(1))
 }
 
+/// Whether the medians of both series are as close as they should be.
+#[must_use]
+pub fn is_close(one: &Row, again: &Row) -> bool {
+    (one.p50 - again.p50).abs() < REPEATABLE * one.p50.max(f64::MIN_POSITIVE)
+}
+
 /// The row of the second series.
-fn again<'a>(report: &'a Report, one: &Row) -> Option<&'a Row> {
+#[must_use]
+pub fn again<'a>(report: &'a Report, one: &Row) -> Option<&'a Row> {
     let mut params = one.params.clone();
     params.insert("repeat".to_owned(), json!(2));
     let mut rows = report.rows.iter();
@@ -133,6 +147,20 @@ mod tests {
             check.detail.ends_with("apart: pages 7 and 9 pages"),
             "{check:?}"
         );
+    }
+
+    #[test]
+    fn a_benchmark_may_know_a_reason_of_its_own() {
+        let mut report = report();
+        for (repeat, time) in [(1, 1.0), (2, 1.1)] {
+            add(&mut report, "a", "ms", repeat, &[time]);
+            add(&mut report, "b", "ms", repeat, &[time]);
+        }
+        let why = |_: &Report, row: &Row| (row.name == "b").then(|| "so it is".to_owned());
+        check_but(&mut report, "x/repeatable", why);
+        let ok: Vec<bool> = report.checks.iter().map(|check| check.ok).collect();
+        assert_eq!(ok, [false, true]);
+        assert!(report.checks[1].detail.ends_with("apart: so it is"));
     }
 
     #[test]

@@ -326,8 +326,7 @@ impl<'a> Bench<'a> {
             // The next one has a microVM of its own.
             sleep(Duration::from_millis(plan::IDLE_MS)).await;
         }
-        let (first, second) = tokio::join!(request(), request());
-        (first?, second?);
+        tokio::try_join!(request(), request())?;
         calls::at_rest(&client, 0).await?;
         results::footprint(report, subject.runtime, footprint::measure()?, userfaults);
         Ok(())
