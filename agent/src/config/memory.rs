@@ -18,8 +18,8 @@ pub struct Pager {
     /// Whether the pages of a snapshot's first run are recorded, and brought at once
     /// when the snapshot is loaded again.
     pub working_sets: bool,
-    /// Whether a snapshot is made anew once it is known what its runs write: with these pages
-    /// next to each other. Needs `working_sets`.
+    /// Whether a snapshot is made anew once it is known what its runs write: with the pages
+    /// that they touch next to each other. Needs `working_sets`.
     pub gather: bool,
 }
 

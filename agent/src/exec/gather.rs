@@ -1,4 +1,4 @@
-//! Gather: a snapshot's guest moves the pages that requests write next to each other, and is
+//! Gather: a snapshot's guest moves the pages that requests touch next to each other, and is
 //! snapshotted anew.
 //!
 //! It goes on in a copy of the snapshot's memory, so nothing that was restored from the

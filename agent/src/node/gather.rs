@@ -1,5 +1,5 @@
 //! Gather: when it is known what a function's requests write, its snapshot is made anew, with
-//! these pages next to each other.
+//! the pages that they touch next to each other.
 //!
 //! ```text
 //!  request ended, writes known ─► exec::gather ─► new snapshot ─► store, functions ─► old one removed

@@ -66,7 +66,7 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
     /// Whether it was made of another snapshot, by having the guest move the pages that
-    /// requests write next to each other.
+    /// requests touch next to each other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gathered: bool,
 }
